@@ -1,0 +1,340 @@
+"""Phi: prompts to clusters.
+
+The paper's choice (section 5.1): K-means on the embeddings of unlabelled prompts, `Phi(x)` the one-hot vector of
+the nearest centroid. Soft memberships, which its eq. 13 allows as well, are there beside it.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from unirouter_integrations.embedding import (
+    Embedder,
+    LocalEmbedder,
+    Vectors,
+    as_embedder,
+    check_texts,
+    check_vectors,
+    unit,
+)
+from unirouter_integrations.errors import EmbeddingError, InvalidInputError, StorageError
+from unirouter_integrations.storage import State
+
+_PROBE = "Explain in two sentences how the sum of 12 and 30 is found, then write a short function that prints it."
+_PROBE_TOLERANCE = 0.05
+_PROMPTS_PER_CLUSTER = 20
+_MOST_CLUSTERS = 50
+_TERMS = 6
+_WORD = r"[^\W\d_]{2,}"
+
+
+@dataclass(frozen=True)
+class ClusterDescription:
+    """What a person can read about a cluster.
+
+    Attributes:
+        cluster: Its index.
+        share: The share of the fitting prompts in it.
+        terms: The words most typical of it, most typical first; only words that several of the prompts share.
+    """
+
+    cluster: int
+    share: float
+    terms: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"cluster {self.cluster} ({self.share:.0%} of prompts): {', '.join(self.terms) or 'no shared words'}"
+
+
+@dataclass(frozen=True, eq=False)
+class PromptClusters:
+    """A fitted map from prompts to K clusters. Make one with `PromptClusters.fit`.
+
+    Vectors are scaled to length 1 before anything else, so only their direction counts.
+
+    Attributes:
+        centroids: `(K, d)`.
+        shares: `(K,)`, the share of the fitting prompts in each cluster.
+        terms: The most typical words of each cluster.
+        temperature: The unit of squared distance in which soft memberships are measured: the median, over the
+            fitting prompts, of how much farther the second centroid is than the nearest.
+        embedder: Turns prompts into vectors; None if the clusters only ever see vectors.
+        probe: The vector of a fixed sentence; tells whether another embedder is the same. None without embedder.
+    """
+
+    centroids: Vectors
+    shares: npt.NDArray[np.float64]
+    terms: tuple[tuple[str, ...], ...]
+    temperature: float
+    embedder: Embedder | None = None
+    probe: Vectors | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        prompts: Sequence[str],
+        embedder: object = "local",
+        *,
+        n_clusters: int | Literal["auto"] = "auto",
+        seed: int = 0,
+        vectors: npt.ArrayLike | None = None,
+    ) -> "PromptClusters":
+        """Cluster some unlabelled prompts.
+
+        Args:
+            prompts: The kind of prompts that will be routed; a few hundred are enough.
+            embedder: `"local"` fits a `LocalEmbedder` on the prompts; anything else goes through `as_embedder`.
+                None, with `vectors`, gives clusters that only ever see vectors.
+            n_clusters: K. `"auto"` is one cluster for every 20 prompts, at most 50, and never more than there are
+                distinct prompts.
+            seed: Seed of K-means and of the local embedder; the same prompts and seed give the same clusters.
+            vectors: The embeddings of the prompts, if they are at hand, `(len(prompts), d)`.
+
+        Raises:
+            InvalidInputError: If there are no prompts, or fewer distinct ones than clusters.
+            EmbeddingError: If the vectors do not fit the prompts, or are not finite.
+        """
+        texts = check_texts(prompts)
+        if not texts:
+            msg = "There are no prompts to fit on; give at least one."
+            raise InvalidInputError(msg)
+        if n_clusters != "auto" and (type(n_clusters) is not int or n_clusters < 1):
+            msg = f'n_clusters should be a whole number of at least 1 or "auto", but is {n_clusters!r}.'
+            raise InvalidInputError(msg)
+        if embedder is None and vectors is None:
+            msg = "Without an embedder the vectors of the prompts are needed; give vectors= or embedder=."
+            raise InvalidInputError(msg)
+        phi = _embedder(embedder, texts, seed)
+        probe = None
+        if phi is not None and vectors is None:
+            embedded = check_vectors(phi.embed([*texts, _PROBE]), rows=len(texts) + 1)
+            points, probe = embedded[:-1], embedded[-1]
+        else:
+            points = check_vectors(vectors if vectors is not None else [], rows=len(texts))
+            if phi is not None:
+                probe = check_vectors(phi.embed([_PROBE]), rows=1, dimension=points.shape[1])[0]
+        points = unit(points)
+        distinct = len(np.unique(points, axis=0))
+        wanted = len(texts) // _PROMPTS_PER_CLUSTER if n_clusters == "auto" else n_clusters
+        size = max(1, min(_MOST_CLUSTERS, wanted, distinct)) if n_clusters == "auto" else wanted
+        if size > distinct:
+            msg = (
+                f"n_clusters={size}, but the {len(texts)} prompts have only {distinct} distinct embeddings. "
+                "Give more prompts or ask for fewer clusters."
+            )
+            raise InvalidInputError(msg)
+        from sklearn.cluster import KMeans
+
+        kmeans = KMeans(size, n_init=4, random_state=seed).fit(points)
+        centroids = np.asarray(kmeans.cluster_centers_, np.float32)
+        labels = _nearest(points, centroids)
+        shares = np.bincount(labels, minlength=size) / len(labels)
+        terms = _typical_terms(texts, labels, size)
+        return cls(centroids, shares, terms, _temperature(points, centroids), phi, probe)
+
+    def __len__(self) -> int:
+        return len(self.centroids)
+
+    def __repr__(self) -> str:
+        embedder = None if self.embedder is None else self.embedder.name
+        return f"PromptClusters(n_clusters={len(self)}, dimension={self.dimension}, embedder={embedder!r})"
+
+    @property
+    def dimension(self) -> int:
+        """The length d of the vectors."""
+        return int(self.centroids.shape[1])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells clusters apart: profiles measured on other clusters have another one."""
+        return hashlib.sha256(np.ascontiguousarray(self.centroids, "<f4").tobytes()).hexdigest()[:16]
+
+    def embed(self, prompts: Sequence[str]) -> Vectors:
+        """The vectors of some prompts, `(n, d)`, checked.
+
+        Raises:
+            EmbeddingError: If there is no embedder, or its vectors do not fit the clusters.
+        """
+        texts = check_texts(prompts)
+        return check_vectors(self._phi().embed(texts), rows=len(texts), dimension=self.dimension)
+
+    async def aembed(self, prompts: Sequence[str]) -> Vectors:
+        """`embed`, awaited."""
+        texts = check_texts(prompts)
+        return check_vectors(await self._phi().aembed(texts), rows=len(texts), dimension=self.dimension)
+
+    def assign(self, prompts: Sequence[str]) -> npt.NDArray[np.intp]:
+        """The cluster of each prompt, `(n,)`."""
+        return self.assign_vectors(self.embed(prompts))
+
+    def assign_vectors(self, vectors: npt.ArrayLike) -> npt.NDArray[np.intp]:
+        """The cluster of each vector, `(n,)`: the nearest centroid. A zero vector goes to the shortest one."""
+        return _nearest(unit(self._checked(vectors)), self.centroids, self._offsets)
+
+    def soft_assign(self, prompts: Sequence[str]) -> npt.NDArray[np.float64]:
+        """The memberships of each prompt, `(n, K)`; each row is positive and sums to 1."""
+        return self.soft_assign_vectors(self.embed(prompts))
+
+    def soft_assign_vectors(self, vectors: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """The memberships of each vector: softmax of minus the squared distance over the temperature."""
+        distances = _squared_distances(unit(self._checked(vectors)), self.centroids)
+        scores = (distances.min(axis=1, keepdims=True, initial=np.inf) - distances) / self.temperature
+        weights = np.exp(scores)
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+    def describe(self) -> list[ClusterDescription]:
+        """Something to read about each cluster."""
+        return [
+            ClusterDescription(cluster, float(share), terms)
+            for cluster, (share, terms) in enumerate(zip(self.shares, self.terms, strict=True))
+        ]
+
+    def to_state(self) -> State:
+        """What is saved: no prompt, no vector of a prompt."""
+        state = State(
+            {"temperature": self.temperature, "clusters": [{"terms": list(terms)} for terms in self.terms]},
+            {"centroids": self.centroids, "shares": self.shares},
+        )
+        if self.embedder is not None and self.probe is not None:
+            state.document["embedder_name"] = self.embedder.name
+            state.arrays["probe"] = self.probe
+        if isinstance(self.embedder, LocalEmbedder):
+            state.nest("embedder", self.embedder.to_state())
+        return state
+
+    @classmethod
+    def from_state(cls, state: State, embedder: object = None) -> "PromptClusters":
+        """The clusters that were saved as this state.
+
+        Args:
+            state: What `to_state` gave.
+            embedder: The embedder they were fitted with; not needed for the local one, which is saved with them.
+
+        Raises:
+            StorageError: If the state is damaged.
+            EmbeddingError: If the embedder is missing, or gives another vector for the probe sentence.
+        """
+        centroids = state.numbers("centroids", (None, None)).astype(np.float32)
+        size, dimension = centroids.shape
+        shares = state.numbers("shares", (size,), low=0, high=1).astype(np.float64)
+        temperature = state.value("temperature", float)
+        terms = tuple(tuple(cluster.texts("terms")) for cluster in state.parts("clusters"))
+        if not (min(centroids.shape) > 0 and temperature > 0 and len(terms) == size):
+            msg = f"{state.where}centroids, temperature or terms are not those of fitted clusters. The file is damaged."
+            raise StorageError(msg)
+        if "embedder_name" not in state.document:
+            return cls(centroids, shares, terms, temperature)
+        probe = state.numbers("probe", (dimension,)).astype(np.float32)
+        if "embedder" in state.document:
+            phi: Embedder = LocalEmbedder.from_state(state.part("embedder"))
+            if embedder not in (None, "local"):
+                msg = (
+                    "This router was fitted with the local embedder, which is saved with it; load it without embedder=."
+                )
+                raise EmbeddingError(msg)
+        else:
+            phi = _named_embedder(embedder, state.value("embedder_name", str))
+        _check_probe(phi, probe)
+        return cls(centroids, shares, terms, temperature, phi, probe)
+
+    @cached_property
+    def _offsets(self) -> Vectors:
+        return _half_square(self.centroids)
+
+    def _checked(self, vectors: npt.ArrayLike) -> Vectors:
+        return check_vectors(vectors, dimension=self.dimension)
+
+    def _phi(self) -> Embedder:
+        if self.embedder is None:
+            msg = "This router was fitted on vectors, without an embedder; give it vectors instead of prompts."
+            raise EmbeddingError(msg)
+        return self.embedder
+
+
+def _embedder(embedder: object, texts: list[str], seed: int) -> Embedder | None:
+    if embedder is None:
+        return None
+    if isinstance(embedder, str) and embedder == "local":
+        return LocalEmbedder.fit(texts, seed=seed)
+    return as_embedder(embedder)
+
+
+def _named_embedder(embedder: object, name: str) -> Embedder:
+    if embedder is None:
+        msg = (
+            f"This router was fitted with the embedder {name!r}, which is not saved with it (only its name is). "
+            "Pass that embedder when loading: UniRouter.load(path, embedder=...)."
+        )
+        raise EmbeddingError(msg)
+    return as_embedder(embedder)
+
+
+def _check_probe(embedder: Embedder, probe: Vectors) -> None:
+    """Refuse an embedder whose vector of the probe sentence has moved (by 5% of its length, in any direction)."""
+    vector = unit(check_vectors(embedder.embed([_PROBE]), rows=1, dimension=len(probe)))[0]
+    moved = float(np.linalg.norm(vector - unit(probe)))
+    if moved > _PROBE_TOLERANCE:
+        msg = (
+            f"The embedder {embedder.name!r} is not the one this router was fitted with: its vector of the probe "
+            f"sentence is off by {moved:.3f} (at most {_PROBE_TOLERANCE} is allowed). Load with the "
+            "embedder of the fit, or fit again."
+        )
+        raise EmbeddingError(msg)
+
+
+def _half_square(centroids: Vectors) -> Vectors:
+    return np.asarray((centroids * centroids).sum(axis=1) / 2, np.float32)
+
+
+def _nearest(points: Vectors, centroids: Vectors, half_square: Vectors | None = None) -> npt.NDArray[np.intp]:
+    # |x - c|^2 is least where x.c - |c|^2 / 2 is greatest.
+    half_square = _half_square(centroids) if half_square is None else half_square
+    return np.asarray((points @ centroids.T - half_square).argmax(axis=-1))
+
+
+def _squared_distances(points: Vectors, centroids: Vectors) -> npt.NDArray[np.float64]:
+    products = points.astype(np.float64) @ centroids.T
+    squares = (points * points).sum(axis=1, keepdims=True) + (centroids * centroids).sum(axis=1)
+    return np.asarray(np.maximum(squares - 2 * products, 0))
+
+
+def _temperature(points: Vectors, centroids: Vectors) -> float:
+    if len(centroids) == 1:
+        return 1.0
+    nearest_two = np.sort(_squared_distances(points, centroids), axis=1)[:, :2]
+    return max(float(np.median(nearest_two[:, 1] - nearest_two[:, 0])), 1e-6)
+
+
+def _typical_terms(texts: list[str], labels: npt.NDArray[np.intp], n_clusters: int) -> tuple[tuple[str, ...], ...]:
+    """The words that are much more frequent in a cluster than in all prompts together.
+
+    Only words of letters that at least two distinct prompts share are looked at: a name or a key that one prompt
+    alone holds is not kept.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    first = {text: index for index, text in enumerate(texts)}
+    rows = sorted(first.values())
+    counter = CountVectorizer(binary=True, min_df=2, max_features=20_000, token_pattern=_WORD, stop_words="english")
+    try:
+        present = counter.fit_transform([texts[row] for row in rows])
+    except ValueError:  # no two prompts share a word
+        return ((),) * n_clusters
+    words = counter.get_feature_names_out()
+    overall = np.asarray(present.mean(axis=0)).ravel()
+    found: list[tuple[str, ...]] = []
+    for cluster in range(n_clusters):
+        members = present[labels[rows] == cluster]
+        if members.shape[0] == 0:
+            found.append(())
+            continue
+        share = np.asarray(members.mean(axis=0)).ravel()
+        weight = share * np.log((share + 1e-9) / overall)
+        best = np.argsort(-weight, kind="stable")[:_TERMS]
+        found.append(tuple(str(words[index]) for index in best if weight[index] > 0))
+    return tuple(found)

@@ -1,0 +1,315 @@
+"""phi: texts to vectors.
+
+`as_embedder` makes an `Embedder` of whatever a user has; `LocalEmbedder` is the one that needs nothing.
+"""
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from unirouter_integrations.errors import EmbeddingError, InvalidInputError, MissingDependencyError
+from unirouter_integrations.storage import State, read_folder, write_folder
+
+Vectors = npt.NDArray[np.float32]
+"""An `(n, d)` array, one row per text."""
+
+_TERM = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
+_RARE_TERMS_FROM = 20
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """What the router needs of an embedder: a name to save it under, and vectors, now or awaited."""
+
+    @property
+    def name(self) -> str:
+        """Says which embedder this is; saved with a router, so that loading can ask for the same one."""
+
+    def embed(self, texts: Sequence[str], /) -> Vectors:
+        """The vectors of some texts, `(n, d)`, finite. No texts give an array of no rows."""
+
+    async def aembed(self, texts: Sequence[str], /) -> Vectors:
+        """The same, without blocking the event loop."""
+
+
+def as_embedder(x: object) -> Embedder:
+    """Make an `Embedder` of what a user has.
+
+    Args:
+        x: An `Embedder`; a `SentenceTransformer` (or anything else with `encode`) or the name of one; a LangChain
+            `Embeddings` (its `embed_documents`, for prompts in fitting and in routing alike); a LlamaIndex
+            `BaseEmbedding` (its *query* embedding, the one a RAG pipeline computes for a question anyway);
+            or a callable from a list of texts to an `(n, d)` array.
+
+    Raises:
+        InvalidInputError: If it is none of these.
+        MissingDependencyError: If a name is given and sentence-transformers is not installed.
+    """
+    if isinstance(x, str):
+        return _from_sentence_transformer(_load_sentence_transformer(x), x)
+    if isinstance(x, type):
+        msg = f"{x.__name__} is a class; pass an instance of it as the embedder."
+        raise InvalidInputError(msg)
+    if isinstance(x, Embedder):
+        return x
+    model: Any = x
+    if hasattr(model, "embed_documents"):
+        return _Adapted(_name("langchain", model), model.embed_documents, getattr(model, "aembed_documents", None))
+    if hasattr(model, "get_query_embedding"):
+        return _from_llamaindex(model)
+    if hasattr(model, "encode"):
+        return _from_sentence_transformer(model, None)
+    if callable(model):
+        return _Adapted(_name("callable", model), model, None)
+    msg = (
+        f"{type(x).__name__} is not an embedder. Pass a callable from a list of texts to an (n, d) array, a "
+        "SentenceTransformer or the name of one, a LangChain Embeddings, or a LlamaIndex BaseEmbedding."
+    )
+    raise InvalidInputError(msg)
+
+
+def check_texts(texts: Sequence[str], what: str = "prompts") -> list[str]:
+    """The texts as a list, or an `InvalidInputError` that says which one is not a text."""
+    if isinstance(texts, str | bytes):
+        msg = f"{what} should be a list of texts, but a single {type(texts).__name__} was given; put it in a list."
+        raise InvalidInputError(msg)
+    checked = list(texts)
+    for index, text in enumerate(checked):
+        if not isinstance(text, str):
+            msg = f"{what}[{index}] should be a str, but is {type(text).__name__}."
+            raise InvalidInputError(msg)
+    return checked
+
+
+def check_vectors(vectors: npt.ArrayLike, *, rows: int | None = None, dimension: int | None = None) -> Vectors:
+    """The vectors as an `(n, d)` array of finite float32, or an `EmbeddingError` that says what is wrong.
+
+    Zero vectors are allowed: they are how an embedder says that it knows nothing about a text.
+
+    Args:
+        vectors: Anything NumPy can read as a two-dimensional array of numbers.
+        rows: How many vectors there should be; None for any number.
+        dimension: How long each should be; None for any length above 0.
+    """
+    try:
+        with np.errstate(over="ignore"):
+            array = np.asarray(vectors, dtype=np.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        msg = f"The vectors could not be read as an (n, d) array of numbers: {error}"
+        raise EmbeddingError(msg) from error
+    if rows == 0 and array.size == 0:
+        return np.empty((0, dimension or 0), np.float32)
+    if array.ndim != 2 or array.shape[1] == 0:  # noqa: PLR2004
+        msg = f"The vectors should be an (n, d) array, one row per text, but have shape {array.shape}."
+        raise EmbeddingError(msg)
+    if rows is not None and len(array) != rows:
+        msg = f"{rows} texts should give {rows} vectors, but there are {len(array)}."
+        raise EmbeddingError(msg)
+    if dimension is not None and array.shape[1] != dimension:
+        msg = (
+            f"The vectors have dimension {array.shape[1]}, but the router was fitted on dimension {dimension}. "
+            "Use the embedder it was fitted with."
+        )
+        raise EmbeddingError(msg)
+    if not np.isfinite(array).all():
+        row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+        msg = f"Vector {row} holds NaN or infinity."
+        raise EmbeddingError(msg)
+    return array
+
+
+def unit(vectors: Vectors) -> Vectors:
+    """The vectors scaled to length 1; zero vectors stay zero."""
+    # Dividing by the largest entry first keeps the squares of very large and very small entries finite.
+    scale = np.abs(vectors).max(axis=-1, keepdims=True, initial=0)
+    scaled = vectors / np.where(scale > 0, scale, 1)
+    length = np.sqrt((scaled * scaled).sum(axis=-1, keepdims=True))
+    return np.asarray(scaled / np.where(length > 0, length, 1), np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class LocalEmbedder:
+    """The default embedder: TF-IDF, then truncated SVD, fitted on the user's own prompts.
+
+    No download, no torch, no key. What it keeps of the prompts is its vocabulary: single words and pairs of
+    neighbours (digits and signs count as words of one character). From 20 distinct prompts on, only what at
+    least two of them share is kept, so that what one prompt alone holds is not.
+
+    Attributes:
+        vocabulary: The index of each term.
+        projection: `(terms, d)`: the right singular vectors, each row times the term's inverse document
+            frequency, so that embedding a text is a weighted sum of the rows of its terms.
+    """
+
+    vocabulary: dict[str, int]
+    projection: Vectors
+
+    @classmethod
+    def fit(
+        cls, prompts: Sequence[str], *, dimension: int = 256, max_terms: int = 20_000, seed: int = 0
+    ) -> "LocalEmbedder":
+        """Fit on some prompts.
+
+        Args:
+            prompts: The texts; a few hundred are enough.
+            dimension: The most dimensions the vectors may have; with few prompts they have fewer.
+            max_terms: The most terms to keep, the most frequent ones.
+            seed: Seed of the randomised SVD.
+
+        Raises:
+            InvalidInputError: If there is no text in the prompts.
+        """
+        texts = sorted(set(check_texts(prompts)))
+        if not any(_TERM.search(text) for text in texts):
+            msg = f"The local embedder needs text to be fitted on, but there is none in the {len(texts)} prompts given."
+            raise InvalidInputError(msg)
+        from sklearn.decomposition import TruncatedSVD
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        min_df = 2 if len(texts) >= _RARE_TERMS_FROM else 1
+        tfidf = TfidfVectorizer(analyzer=_terms, min_df=min_df, max_features=max_terms, sublinear_tf=True)
+        try:
+            matrix = tfidf.fit_transform(texts)
+        except ValueError as error:
+            msg = f"The local embedder found no word that two of the {len(texts)} prompts share; give it more prompts."
+            raise InvalidInputError(msg) from error
+        vocabulary = {str(term): int(index) for term, index in tfidf.vocabulary_.items()}
+        if min(matrix.shape) == 1:
+            projection = np.asarray(tfidf.idf_, np.float32)[:, None]
+        else:
+            svd = TruncatedSVD(n_components=min(dimension, *(side - 1 for side in matrix.shape)), random_state=seed)
+            svd.fit(matrix)
+            projection = np.asarray(svd.components_.T * tfidf.idf_[:, None], np.float32)
+        return cls(vocabulary, projection)
+
+    @property
+    def name(self) -> str:
+        """Always `"local"`: it is saved whole, not by name."""
+        return "local"
+
+    def embed(self, texts: Sequence[str], /) -> Vectors:
+        """Unit vectors, `(n, d)`; a text without any known term is the zero vector."""
+        vectors = np.zeros((len(check_texts(texts, "texts")), self.projection.shape[1]), np.float32)
+        for row, text in enumerate(texts):
+            counts = Counter(index for term in _terms(text) if (index := self.vocabulary.get(term)) is not None)
+            if counts:
+                weights = np.array([1 + math.log(count) for count in counts.values()], np.float32)
+                vectors[row] = weights @ self.projection[list(counts)]
+        return unit(vectors)
+
+    async def aembed(self, texts: Sequence[str], /) -> Vectors:
+        """The same; it is computed here and now, which is quicker than handing it to a thread."""
+        return self.embed(texts)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save as `embedder.json` and `embedder.safetensors` in a folder."""
+        write_folder(path, "embedder", self.to_state())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "LocalEmbedder":
+        """Load what `save` wrote.
+
+        Raises:
+            StorageError: If the files are missing or damaged.
+        """
+        return cls.from_state(read_folder(path, "embedder"))
+
+    def to_state(self) -> State:
+        """What is saved: the terms in the order of the rows of the projection, and the projection."""
+        return State(
+            {"terms": sorted(self.vocabulary, key=self.vocabulary.__getitem__)},
+            {"projection": self.projection},
+        )
+
+    @classmethod
+    def from_state(cls, state: State) -> "LocalEmbedder":
+        """The embedder that was saved as this state."""
+        terms = state.texts("terms")
+        projection = state.numbers("projection", (len(terms), None))
+        return cls({term: index for index, term in enumerate(terms)}, projection.astype(np.float32))
+
+
+def _terms(text: str) -> list[str]:
+    words = _TERM.findall(text.lower())
+    return words + [f"{first} {second}" for first, second in pairwise(words)]
+
+
+@dataclass(frozen=True)
+class _Adapted:
+    """Somebody else's embedder, under our protocol."""
+
+    name: str
+    function: Callable[[list[str]], npt.ArrayLike]
+    afunction: Callable[[list[str]], Awaitable[npt.ArrayLike]] | None
+
+    def embed(self, texts: Sequence[str], /) -> Vectors:
+        batch = check_texts(texts, "texts")
+        return self._checked(self.function(batch), batch) if batch else check_vectors([], rows=0)
+
+    async def aembed(self, texts: Sequence[str], /) -> Vectors:
+        batch = check_texts(texts, "texts")
+        if not batch:
+            return check_vectors([], rows=0)
+        if self.afunction is not None:
+            return self._checked(await self.afunction(batch), batch)
+        import asyncio
+
+        return await asyncio.to_thread(self.embed, batch)
+
+    def _checked(self, vectors: npt.ArrayLike, batch: list[str]) -> Vectors:
+        try:
+            return check_vectors(vectors, rows=len(batch))
+        except EmbeddingError as error:
+            msg = f"The embedder {self.name!r} went wrong. {error}"
+            raise EmbeddingError(msg) from error
+
+    def __repr__(self) -> str:
+        return f"Embedder({self.name!r})"
+
+
+def _name(family: str, model: object) -> str:
+    kind = getattr(model, "__qualname__", type(model).__qualname__)
+    of = getattr(model, "model_name", None) or getattr(model, "model", None)
+    return f"{family}:{kind}:{of}" if isinstance(of, str) else f"{family}:{kind}"
+
+
+def _from_llamaindex(model: Any) -> Embedder:
+    def embed(texts: list[str]) -> npt.ArrayLike:
+        return [model.get_query_embedding(text) for text in texts]
+
+    async def aembed(texts: list[str]) -> npt.ArrayLike:
+        import asyncio
+
+        return await asyncio.gather(*(model.aget_query_embedding(text) for text in texts))
+
+    return _Adapted(_name("llamaindex", model), embed, aembed)
+
+
+def _from_sentence_transformer(model: Any, name: str | None) -> Embedder:
+    def encode(texts: list[str]) -> npt.ArrayLike:
+        vectors: npt.ArrayLike = model.encode(texts, show_progress_bar=False)
+        return vectors
+
+    return _Adapted(f"sentence-transformers:{name}" if name else _name("encoder", model), encode, None)
+
+
+def _load_sentence_transformer(name: str) -> object:
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        msg = (
+            f"The embedder {name!r} is the name of a SentenceTransformer, which needs "
+            "pip install 'unirouter-integrations[sentence-transformers]'. "
+            'embedder="local" needs no further package.'
+        )
+        raise MissingDependencyError(msg) from error
+    model: object = SentenceTransformer(name)
+    return model

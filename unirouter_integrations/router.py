@@ -1,0 +1,497 @@
+"""The router: the rule of `decision` over a pool of models that may change at any time.
+
+Phi is `clusters`, Psi(h) and c(h) are estimated from the registered profiles, lambda is `cost_weight`.
+"""
+
+import math
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from unirouter_integrations.clusters import PromptClusters
+from unirouter_integrations.decision import Pool, RoutingDecision, weight_for_budget, weight_for_quality
+from unirouter_integrations.embedding import Vectors
+from unirouter_integrations.errors import InvalidInputError, NoModelError, StorageError
+from unirouter_integrations.profiles import (
+    ErrorPrior,
+    Estimator,
+    Floats,
+    LLMProfile,
+    check_estimator,
+)
+from unirouter_integrations.storage import State, read_folder, write_folder
+
+_FORMAT = "unirouter"
+_FORMAT_VERSION = 1
+
+
+class UniRouter:
+    """Routes each prompt to the registered model with the least expected error plus weighted cost.
+
+    Make one with `UniRouter.fit` or `UniRouter.load`. Routing reads one immutable snapshot of the pool and takes no
+    lock, so models may be registered, replaced and removed while other threads and tasks route.
+
+    Args:
+        clusters: Phi, the fitted map from prompts to clusters.
+        prior: What known models tell about a new one's errors; None if none are known.
+        estimator: How counts become expected errors, see `LLMProfile.estimate`.
+        cost_weight: lambda, the error that one unit of cost is worth. 0 ignores cost.
+    """
+
+    def __init__(
+        self,
+        clusters: PromptClusters,
+        *,
+        prior: ErrorPrior | None = None,
+        estimator: Estimator = "empirical_bayes",
+        cost_weight: float = 0.0,
+    ) -> None:
+        check_estimator(estimator)
+        self._clusters = clusters
+        self._prior = prior
+        self._estimator: Estimator = estimator
+        self._cost_weight = _checked_weight(cost_weight)
+        self._pool = Pool({}, {}, len(clusters))
+        self._lock = threading.Lock()
+
+    @classmethod
+    def fit(
+        cls,
+        prompts: Sequence[str],
+        *,
+        embedder: object = "local",
+        n_clusters: int | Literal["auto"] = "auto",
+        seed: int = 0,
+        outcomes: Mapping[str, Sequence[float] | Floats] | None = None,
+        vectors: npt.ArrayLike | None = None,
+        estimator: Estimator = "empirical_bayes",
+    ) -> "UniRouter":
+        """Learn from unlabelled prompts which kinds there are, and from known models how errors vary over them.
+
+        Args:
+            prompts: The kind of prompts that will be routed; a few hundred are enough.
+            embedder: See `PromptClusters.fit`.
+            n_clusters: See `PromptClusters.fit`.
+            seed: The same prompts and seed give the same router.
+            outcomes: For each known model its losses on these prompts, `(len(prompts),)`, 0 right to 1 wrong, NaN where
+                unknown. It yields the prior with which new models are profiled from few labels. It registers nothing.
+            vectors: See `PromptClusters.fit`.
+            estimator: See `LLMProfile.estimate`.
+
+        Raises:
+            InvalidInputError: If an argument is out of range or two of them disagree.
+            EmbeddingError: If the embedder gives vectors that cannot be used.
+        """
+        check_estimator(estimator)
+        clusters = PromptClusters.fit(prompts, embedder, n_clusters=n_clusters, seed=seed, vectors=vectors)
+        prior = None
+        if outcomes is not None:
+            assignment = clusters.assign_vectors(vectors) if vectors is not None else clusters.assign(prompts)
+            prior = ErrorPrior.fit(assignment, outcomes, len(clusters))
+        return cls(clusters, prior=prior, estimator=estimator)
+
+    @property
+    def clusters(self) -> PromptClusters:
+        """Phi."""
+        return self._clusters
+
+    @property
+    def prior(self) -> ErrorPrior | None:
+        """What known models tell about a new one's errors."""
+        return self._prior
+
+    @property
+    def estimator(self) -> Estimator:
+        """How counts become expected errors."""
+        return self._estimator
+
+    @property
+    def cost_weight(self) -> float:
+        """lambda: the error that one unit of cost is worth. May be set at any time."""
+        return self._cost_weight
+
+    @cost_weight.setter
+    def cost_weight(self, value: float) -> None:
+        self._cost_weight = _checked_weight(value)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The names of the registered models, sorted."""
+        return self._pool.names
+
+    @property
+    def profiles(self) -> Mapping[str, LLMProfile]:
+        """The registered profiles by name, as they are now."""
+        return MappingProxyType(self._pool.profiles)
+
+    def __repr__(self) -> str:
+        return (
+            f"UniRouter({self._clusters!r}, models={list(self.models)}, estimator={self._estimator!r}, "
+            f"cost_weight={self._cost_weight:g})"
+        )
+
+    def profile(
+        self,
+        name: str,
+        prompts: Sequence[str] | None = None,
+        losses: Sequence[float] | Floats = (),
+        *,
+        cost: float | Sequence[float] | Floats,
+        vectors: npt.ArrayLike | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> LLMProfile:
+        """Describe a model by outcomes that are already graded. Calls no model and registers nothing.
+
+        Args:
+            name: The name of the model.
+            prompts: The prompts it was graded on.
+            losses: Its loss on each, 0 right to 1 wrong; NaN where it was not graded.
+            cost: The cost of a call, one number; or what each of these calls has cost, `(n,)`, which gives a cost per
+                cluster.
+            vectors: The embeddings of the prompts, in their place.
+            metadata: Whatever else is worth keeping with the profile (plain JSON).
+
+        Raises:
+            InvalidInputError: If losses or costs do not fit the prompts.
+        """
+        return LLMProfile.from_outcomes(
+            name,
+            self._assign(prompts, vectors),
+            losses,
+            len(self._clusters),
+            cost=cost,
+            metadata=metadata,
+            clusters=self._clusters.fingerprint,
+        )
+
+    def register(self, profile: LLMProfile) -> None:
+        """Let a model take part in every decision from now on; a profile of the same name is replaced.
+
+        Raises:
+            InvalidInputError: If the profile was measured on other clusters than this router's.
+        """
+        if not isinstance(profile, LLMProfile):
+            msg = f"register() takes an LLMProfile (router.profile(...) makes one), not {type(profile).__name__}."
+            raise InvalidInputError(msg)
+        if len(profile) != len(self._clusters) or profile.clusters not in (None, self._clusters.fingerprint):
+            msg = (
+                f"The profile of {profile.name!r} was measured on {len(profile)} clusters ({profile.clusters}), but "
+                f"this router has {len(self._clusters)} ({self._clusters.fingerprint}). Profile the model again with "
+                "this router."
+            )
+            raise InvalidInputError(msg)
+        with self._lock:
+            self._replace_pool({**self._pool.profiles, profile.name: profile})
+
+    def unregister(self, name: str) -> LLMProfile:
+        """Take a model out of every decision from now on, and return its profile.
+
+        Raises:
+            UnknownModelError: If no model of that name is registered.
+        """
+        with self._lock:
+            profiles = dict(self._pool.profiles)
+            if name not in profiles:
+                raise self._pool.unknown([name])
+            profile = profiles.pop(name)
+            self._replace_pool(profiles)
+        return profile
+
+    def route(
+        self,
+        prompt: str | None = None,
+        *,
+        vector: npt.ArrayLike | None = None,
+        cost_weight: float | None = None,
+        among: Iterable[str] | None = None,
+    ) -> RoutingDecision:
+        """Decide which model a prompt goes to.
+
+        Args:
+            prompt: The text.
+            vector: Its embedding, `(d,)`, in place of the text.
+            cost_weight: lambda of this decision; None for the router's.
+            among: The names of the candidates; None for all registered models.
+
+        Raises:
+            InvalidInputError: If there is neither prompt nor vector, or both, or the weight is negative or not finite.
+            NoModelError: If there is no candidate.
+            UnknownModelError: If a candidate is not registered.
+            EmbeddingError: If the embedding cannot be used.
+        """
+        prompts, vectors = _as_batch(prompt, vector)
+        return self.route_many(prompts, vectors=vectors, cost_weight=cost_weight, among=among)[0]
+
+    async def aroute(
+        self,
+        prompt: str | None = None,
+        *,
+        vector: npt.ArrayLike | None = None,
+        cost_weight: float | None = None,
+        among: Iterable[str] | None = None,
+    ) -> RoutingDecision:
+        """`route`, awaiting the embedder."""
+        prompts, vectors = _as_batch(prompt, vector)
+        return (await self.aroute_many(prompts, vectors=vectors, cost_weight=cost_weight, among=among))[0]
+
+    def route_many(
+        self,
+        prompts: Sequence[str] | None = None,
+        *,
+        vectors: npt.ArrayLike | None = None,
+        cost_weight: float | None = None,
+        among: Iterable[str] | None = None,
+    ) -> list[RoutingDecision]:
+        """`route` for many prompts, with one call of the embedder.
+
+        Args:
+            prompts: The texts.
+            vectors: Their embeddings, `(n, d)`, in place of the texts.
+            cost_weight: See `route`.
+            among: See `route`.
+        """
+        pool, weight = self._conditions(cost_weight, among)
+        return self._decide(self._assign(prompts, vectors), pool, weight)
+
+    async def aroute_many(
+        self,
+        prompts: Sequence[str] | None = None,
+        *,
+        vectors: npt.ArrayLike | None = None,
+        cost_weight: float | None = None,
+        among: Iterable[str] | None = None,
+    ) -> list[RoutingDecision]:
+        """`route_many`, awaiting the embedder."""
+        pool, weight = self._conditions(cost_weight, among)
+        if vectors is None and prompts is not None:
+            vectors = await self._clusters.aembed(prompts)
+            prompts = None
+        return self._decide(self._assign(prompts, vectors), pool, weight)
+
+    def embed(self, prompts: Sequence[str]) -> Vectors:
+        """The vectors of some prompts, `(n, d)`, as the router sees them."""
+        return self._clusters.embed(prompts)
+
+    def expected_errors(
+        self,
+        prompts: Sequence[str] | None = None,
+        *,
+        vectors: npt.ArrayLike | None = None,
+        among: Iterable[str] | None = None,
+    ) -> Floats:
+        """The expected error of each model on each prompt, `(n, m)`, in the order of `among` (or of `models`)."""
+        pool = self._pool
+        names = pool.names if among is None else _names(among)
+        columns = pool.columns(names)
+        return pool.error[self._assign(prompts, vectors)][:, columns]
+
+    def calibrate(
+        self,
+        prompts: Sequence[str] | None = None,
+        *,
+        vectors: npt.ArrayLike | None = None,
+        budget: float | None = None,
+        quality: float | None = None,
+        among: Iterable[str] | None = None,
+    ) -> float:
+        """Find the cost weight for a budget or for a quality, from unlabelled prompts, and set it.
+
+        Args:
+            prompts: Prompts like those that will be routed.
+            vectors: Their embeddings, in place of the texts.
+            budget: The expected cost per call, in the mean over the prompts, that must not be exceeded: gives the
+                smallest weight that keeps to it.
+            quality: The share of the best single model's expected quality (1 - error) that must be kept, for instance
+                0.97: gives the largest weight that does.
+            among: The names of the candidates; None for all registered models.
+
+        Returns:
+            The cost weight, which is now the router's.
+
+        Raises:
+            InvalidInputError: If not exactly one of budget and quality is given, there are no prompts, or the goal
+                cannot be reached; the message says what can.
+            NoModelError: If there is no candidate.
+        """
+        if (budget is None) == (quality is None):
+            msg = "Give either budget= or quality= to calibrate."
+            raise InvalidInputError(msg)
+        pool = self._candidates(among)
+        share = np.bincount(self._assign(prompts, vectors), minlength=len(self._clusters)).astype(float)
+        if not share.any():
+            msg = "There are no prompts to calibrate on; give at least one."
+            raise InvalidInputError(msg)
+        share /= share.sum()
+
+        if budget is not None:
+            self.cost_weight = weight_for_budget(pool, share, budget)
+        elif quality is not None:
+            self.cost_weight = weight_for_quality(pool, share, quality)
+        return self.cost_weight
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save as `router.json` and `router.safetensors` in a folder, replacing a router saved there.
+
+        No prompt is saved. The local embedder is saved whole, any other by its name only.
+        """
+        pool = self._pool
+        profiles = list(pool.profiles.values())
+        state = State(
+            {
+                "format": _FORMAT,
+                "format_version": _FORMAT_VERSION,
+                "estimator": self._estimator,
+                "cost_weight": self._cost_weight,
+                "profiles": [
+                    {
+                        "name": profile.name,
+                        "cost": profile.cost if isinstance(profile.cost, float) else None,
+                        "clusters": profile.clusters,
+                        "metadata": dict(profile.metadata),
+                    }
+                    for profile in profiles
+                ],
+            }
+        )
+        shape = (len(profiles), len(self._clusters))
+        state.arrays["counts"] = np.array([profile.counts for profile in profiles]).reshape(shape)
+        state.arrays["losses"] = np.array([profile.losses for profile in profiles]).reshape(shape)
+        state.arrays["costs"] = np.array([np.broadcast_to(p.cost, shape[1]) for p in profiles]).reshape(shape)
+        state.nest("clusters", self._clusters.to_state())
+        if self._prior is not None:
+            state.nest("prior", State({}, {"mean": self._prior.mean, "covariance": self._prior.covariance}))
+        write_folder(path, "router", state)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, embedder: object = None) -> "UniRouter":
+        """Load what `save` wrote. Nothing in the folder is executed or imported.
+
+        Args:
+            path: The folder.
+            embedder: The embedder the router was fitted with; not needed for the local one. It embeds one probe
+                sentence, and is refused if the vector is not the one of the fit.
+
+        Raises:
+            StorageError: If the folder is missing, damaged, or written by a newer version.
+            EmbeddingError: If the embedder is missing or is not the one of the fit.
+        """
+        state = read_folder(path, "router")
+        if state.document.get("format") != _FORMAT:
+            msg = f"router.json in {os.fspath(path)!r} is not a saved router."
+            raise StorageError(msg)
+        version = state.value("format_version", int)
+        if version != _FORMAT_VERSION:
+            msg = (
+                f"The router in {os.fspath(path)!r} has format version {version}, but this version of "
+                f"unirouter-integrations reads {_FORMAT_VERSION}. Upgrade unirouter-integrations."
+            )
+            raise StorageError(msg)
+        clusters = PromptClusters.from_state(state.part("clusters"), embedder)
+        size = len(clusters)
+        prior = None
+        if "prior" in state.document:
+            part = state.part("prior")
+            prior = ErrorPrior(part.numbers("mean", (size,), low=0, high=1), part.numbers("covariance", (size, size)))
+        records = state.parts("profiles")
+        shape = (len(records), size)
+        counts, losses, costs = (state.numbers(name, shape, low=0) for name in ("counts", "losses", "costs"))
+        try:
+            router = cls(
+                clusters,
+                prior=prior,
+                estimator=state.value("estimator", str),  # type: ignore[arg-type]  # checked by the constructor
+                cost_weight=state.value("cost_weight", float),
+            )
+            for row, record in enumerate(records):
+                profile = LLMProfile(
+                    record.value("name", str),
+                    counts[row],
+                    losses[row],
+                    costs[row] if record.document.get("cost") is None else record.value("cost", float),
+                    record.value("metadata", dict),
+                    None if record.document.get("clusters") is None else record.value("clusters", str),
+                )
+                if profile.name in router.models:
+                    msg = f"{profile.name!r} is saved twice."
+                    raise InvalidInputError(msg)  # noqa: TRY301
+                router.register(profile)
+        except InvalidInputError as error:
+            msg = f"The router in {os.fspath(path)!r} is damaged. {error}"
+            raise StorageError(msg) from error
+        return router
+
+    def _assign(self, prompts: Sequence[str] | None, vectors: npt.ArrayLike | None) -> npt.NDArray[np.intp]:
+        if (prompts is None) == (vectors is None):
+            msg = "Give either prompts or vectors."
+            raise InvalidInputError(msg)
+        if prompts is not None:
+            return self._clusters.assign(prompts)
+        return self._clusters.assign_vectors(vectors)  # type: ignore[arg-type]  # one of the two is there
+
+    def _candidates(self, among: Iterable[str] | None) -> "Pool":
+        pool = self._pool
+        if among is not None:
+            pool = pool.among(_names(among))
+        if not pool.names:
+            msg = (
+                "There is no model to choose from: "
+                + ("among is empty." if among is not None else "none is registered.")
+                + " Register a profiled model: router.register(router.profile(name, prompts, losses, cost=...))."
+            )
+            raise NoModelError(msg)
+        return pool
+
+    def _conditions(self, cost_weight: float | None, among: Iterable[str] | None) -> tuple["Pool", float]:
+        weight = self._cost_weight if cost_weight is None else _checked_weight(cost_weight)
+        return self._candidates(among), weight
+
+    def _decide(self, clusters: npt.NDArray[np.intp], pool: "Pool", cost_weight: float) -> list[RoutingDecision]:
+        """One decision for each cluster in use; all prompts of a cluster share it."""
+        terms = self._clusters.terms
+        decisions = {k: pool.decide(k, terms[k], cost_weight) for k in set(clusters.tolist())}
+        return [decisions[k] for k in clusters.tolist()]
+
+    def _replace_pool(self, profiles: Mapping[str, LLMProfile]) -> None:
+        """Swap the snapshot in one assignment; the caller holds the lock."""
+        estimates = {
+            name: self._pool.estimates[name]
+            if profile is self._pool.profiles.get(name)
+            else profile.estimate(self._estimator, self._prior)
+            for name, profile in profiles.items()
+        }
+        self._pool = Pool(profiles, estimates, len(self._clusters))
+
+
+def _as_batch(
+    prompt: str | None, vector: npt.ArrayLike | None
+) -> tuple[list[str] | None, Vectors | npt.ArrayLike | None]:
+    if prompt is not None and not isinstance(prompt, str):
+        msg = f"route() takes one prompt, a str, not {type(prompt).__name__}; for many there is route_many()."
+        raise InvalidInputError(msg)
+    if vector is not None and np.ndim(vector) != 1:
+        msg = f"route() takes one vector, (d,), not an array of shape {np.shape(vector)}; for many use route_many()."
+        raise InvalidInputError(msg)
+    return None if prompt is None else [prompt], None if vector is None else np.asarray(vector)[None, :]
+
+
+def _names(among: Iterable[str]) -> list[str]:
+    if isinstance(among, str):
+        msg = f"among should be a list of model names, but is the text {among!r}; put it in a list."
+        raise InvalidInputError(msg)
+    return list(dict.fromkeys(among))
+
+
+def _checked_weight(cost_weight: float) -> float:
+    try:
+        weight = float(cost_weight)
+    except (TypeError, ValueError):
+        weight = math.nan
+    if not (math.isfinite(weight) and weight >= 0):
+        msg = f"cost_weight should be a number of at least 0, but is {cost_weight!r}. 0 ignores cost."
+        raise InvalidInputError(msg)
+    return weight

@@ -1,0 +1,203 @@
+"""A folder of JSON and arrays, read and written safely. Knows no router.
+
+A `State` is saved as two files, `<stem>.json` (what a person may read and compare) and `<stem>.safetensors`
+(arrays). Reading parses JSON and raw numbers and nothing else, so a folder from anywhere can fail to load but
+cannot execute anything.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from unirouter_integrations.errors import StorageError
+
+T = TypeVar("T")
+
+_READ_ATTEMPTS = 5
+_DIGEST = "arrays_sha256"
+
+
+@dataclass(frozen=True)
+class State:
+    """What is saved of one thing: a JSON document, arrays, and the states of its parts nested inside.
+
+    The readers (`value`, `numbers`, `part`) check what they hand out and raise `StorageError` on the first thing
+    that does not fit, so that a loader built from them never meets a wrong type later.
+    """
+
+    document: dict[str, Any] = field(default_factory=dict)
+    arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
+    where: str = ""
+
+    def nest(self, name: str, part: "State") -> None:
+        """Put the state of a part under a name."""
+        self.document[name] = part.document
+        self.arrays.update({f"{name}.{key}": array for key, array in part.arrays.items()})
+
+    def part(self, name: str) -> "State":
+        """The state that was nested under a name."""
+        prefix = f"{name}."
+        arrays = {key[len(prefix) :]: array for key, array in self.arrays.items() if key.startswith(prefix)}
+        return State(self.value(name, dict), arrays, where=f"{self.where}{name}.")
+
+    def value(self, key: str, kind: type[T]) -> T:
+        """The JSON value under a key, if it is of that kind (an int passes where a float is asked for).
+
+        Raises:
+            StorageError: If it is absent or of another kind.
+        """
+        value = self.document.get(key)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            found = type(value).__name__ if key in self.document else "nothing"
+            msg = f"{self.where}{key} should be {kind.__name__}, but {found} was found. The saved file is damaged."
+            raise StorageError(msg)
+        return value
+
+    def texts(self, key: str) -> list[str]:
+        """The list of strings under a key."""
+        values = self.value(key, list)
+        if not all(type(value) is str for value in values):
+            msg = f"{self.where}{key} should be a list of strings. The saved file is damaged."
+            raise StorageError(msg)
+        return values
+
+    def parts(self, key: str) -> list["State"]:
+        """The list of JSON objects under a key, each to be read like a document."""
+        values = self.value(key, list)
+        if not all(type(value) is dict for value in values):
+            msg = f"{self.where}{key} should be a list of objects. The saved file is damaged."
+            raise StorageError(msg)
+        return [State(value, where=f"{self.where}{key}[{index}].") for index, value in enumerate(values)]
+
+    def numbers(
+        self, key: str, shape: tuple[int | None, ...], *, low: float = -np.inf, high: float = np.inf
+    ) -> npt.NDArray[Any]:
+        """The floating-point array under a key, if it has that shape (None: any length) and range.
+
+        Raises:
+            StorageError: If it is absent, has another shape or type, or holds a number that is not finite or
+                not in [low, high].
+        """
+        array = self.arrays.get(key)
+        if array is None or array.dtype.kind != "f":
+            msg = f"The array {self.where}{key} is missing or not of floating-point numbers. The saved file is damaged."
+            raise StorageError(msg)
+        fits = array.ndim == len(shape) and all(
+            want in (None, have) for want, have in zip(shape, array.shape, strict=True)
+        )
+        if not fits:
+            msg = f"The array {self.where}{key} has shape {array.shape}, expected {shape}. The saved file is damaged."
+            raise StorageError(msg)
+        if not np.isfinite(array).all() or (array < low).any() or (array > high).any():
+            msg = f"The array {self.where}{key} holds numbers that are not finite or not in [{low}, {high}]."
+            raise StorageError(msg)
+        return array
+
+
+def write_folder(path: str | os.PathLike[str], stem: str, state: State) -> None:
+    """Write a state into a folder, replacing what was saved there under the same stem.
+
+    The one step that makes the new state the saved one is the atomic replacement of `<stem>.json`, which carries
+    the digest of its arrays. A writer that is killed before it leaves the old state whole; one killed after it
+    leaves the new one, whose arrays then lie in `<stem>.safetensors.new`, where `read_folder` finds them.
+    One writer at a time; any number of readers.
+
+    Args:
+        path: The folder; it is made if need be. Other files in it are left alone.
+        stem: The name of the two files.
+        state: What to save. Its document must be plain JSON.
+
+    Raises:
+        StorageError: If the path is not a folder.
+    """
+    from safetensors.numpy import save
+
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        msg = f"{str(folder)!r} is a file; give the path of a folder to save to."
+        raise StorageError(msg)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = save({key: np.ascontiguousarray(array) for key, array in state.arrays.items()})
+    document = {**state.document, _DIGEST: hashlib.sha256(arrays).hexdigest()}
+    text = json.dumps(document, indent=2, allow_nan=False).encode() + b"\n"
+    pending = folder / f"{stem}.safetensors.new"
+    _replace(pending, arrays)
+    _replace(folder / f"{stem}.json", text)
+    pending.replace(folder / f"{stem}.safetensors")
+
+
+def read_folder(path: str | os.PathLike[str], stem: str) -> State:
+    """Read what `write_folder` wrote.
+
+    Raises:
+        StorageError: If the files are missing or damaged, or do not belong together.
+    """
+    folder = Path(path)
+    for _ in range(_READ_ATTEMPTS):  # a writer may be between its two replacements: look again
+        try:
+            document = _parse((folder / f"{stem}.json").read_bytes(), folder / f"{stem}.json")
+        except OSError as error:
+            msg = f"There is no saved {stem} in {str(folder)!r}: {stem}.json could not be read ({error.strerror})."
+            raise StorageError(msg) from error
+        for name in (f"{stem}.safetensors", f"{stem}.safetensors.new"):
+            with contextlib.suppress(OSError):
+                data = (folder / name).read_bytes()
+                if hashlib.sha256(data).hexdigest() == document.get(_DIGEST):
+                    return State(document, _arrays(data, folder / name))
+    msg = (
+        f"{stem}.safetensors in {str(folder)!r} is missing, damaged or not the one that {stem}.json was saved with "
+        "(their digests differ). Restore both files from one save."
+    )
+    raise StorageError(msg)
+
+
+def _replace(target: Path, data: bytes) -> None:
+    """Write a file so that it has either its old content or the new one, whatever happens."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _parse(data: bytes, file: Path) -> dict[str, Any]:
+    def refuse(name: str) -> float:
+        msg = f"{str(file)!r} holds {name}, which is not JSON. The saved file is damaged."
+        raise StorageError(msg)
+
+    try:
+        document = json.loads(data, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, StorageError):
+            raise
+        msg = f"{str(file)!r} is not valid JSON. The saved file is damaged."
+        raise StorageError(msg) from error
+    if type(document) is not dict:
+        msg = f"{str(file)!r} should hold a JSON object, but holds {type(document).__name__}."
+        raise StorageError(msg)
+    return document
+
+
+def _arrays(data: bytes, file: Path) -> dict[str, npt.NDArray[Any]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return dict(load(data))
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
+        msg = f"{str(file)!r} could not be read as safetensors: {error}"
+        raise StorageError(msg) from error
