@@ -80,12 +80,12 @@ class RoutingDecision(Candidate):
         return {name: value for name, value in vars(self).items() if name not in {"terms", "_pool"}}
 
     def __str__(self) -> str:
-        kind = f"cluster {self.cluster} ({', '.join(self.terms)})" if self.terms else f"cluster {self.cluster}"
+        kind = f"cluster {self.cluster}" + (f" ({', '.join(self.terms[:3])})" if self.terms else "")
         others = self.ranking[1:]
         against = (
             f"; next would be {others[0].model}, {_describe(others[0])}" if others else "; it is the only candidate"
         )
-        return f"{self.model} for {kind}: {_describe(self)}{against} (cost weight {self.cost_weight:g})."
+        return f"{self.model} for {kind}: {_describe(self)}{against} (cost weight {self.cost_weight:.3g})."
 
 
 class Pool:
