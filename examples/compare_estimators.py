@@ -67,7 +67,7 @@ def area(router: UniRouter, vectors: npt.ArrayLike, losses: dict[str, Floats], c
 
     The points come from the router at many cost weights; between two of them a router may mix, so lines join them.
     """
-    scale = max(costs.values()) - min(costs.values())
+    scale = max(costs.values()) - min(costs.values()) or 1.0
     points = set()
     for weight in WEIGHTS:
         chosen = [decision.model for decision in router.route_many(vectors=vectors, cost_weight=weight / scale)]

@@ -334,7 +334,7 @@ def _typical_terms(texts: list[str], labels: npt.NDArray[np.intp], n_clusters: i
             found.append(())
             continue
         share = np.asarray(members.mean(axis=0)).ravel()
-        weight = share * np.log((share + 1e-9) / overall)
+        weight = share * np.log(np.where(share > 0, share, 1) / overall)
         best = np.argsort(-weight, kind="stable")[:_TERMS]
         found.append(tuple(str(words[index]) for index in best if weight[index] > 0))
     return tuple(found)

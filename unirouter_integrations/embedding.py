@@ -171,8 +171,8 @@ class LocalEmbedder:
         if not any(_TERM.search(text) for text in texts):
             msg = f"The local embedder needs text to be fitted on, but there is none in the {len(texts)} prompts given."
             raise InvalidInputError(msg)
-        from sklearn.decomposition import TruncatedSVD
         from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.utils.extmath import randomized_svd
 
         min_df = 2 if len(texts) >= _RARE_TERMS_FROM else 1
         tfidf = TfidfVectorizer(analyzer=_terms, min_df=min_df, max_features=max_terms, sublinear_tf=True)
@@ -182,12 +182,8 @@ class LocalEmbedder:
             msg = f"The local embedder found no word that two of the {len(texts)} prompts share; give it more prompts."
             raise InvalidInputError(msg) from error
         vocabulary = {str(term): int(index) for term, index in tfidf.vocabulary_.items()}
-        if min(matrix.shape) == 1:
-            projection = np.asarray(tfidf.idf_, np.float32)[:, None]
-        else:
-            svd = TruncatedSVD(n_components=min(dimension, *(side - 1 for side in matrix.shape)), random_state=seed)
-            svd.fit(matrix)
-            projection = np.asarray(svd.components_.T * tfidf.idf_[:, None], np.float32)
+        components = randomized_svd(matrix, min(dimension, *matrix.shape), random_state=seed)[2]
+        projection = np.asarray(components.T * tfidf.idf_[:, None], np.float32)
         return cls(vocabulary, projection)
 
     @property

@@ -1,0 +1,229 @@
+"""Texts to vectors: what is accepted, what is refused, and the default embedder."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
+
+from unirouter_integrations import (
+    Embedder,
+    EmbeddingError,
+    InvalidInputError,
+    LocalEmbedder,
+    MissingDependencyError,
+    StorageError,
+    as_embedder,
+)
+
+PROMPTS = [f"{verb} the {thing} of {n}" for n in range(5) for verb in ("Add", "Name") for thing in ("sum", "capital")]
+
+
+class AsyncOnly(Embeddings):
+    """A LangChain embedding whose two paths can be told apart."""
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        return [[1.0, 0.0] for _ in texts]
+
+    def embed_query(self, text: str) -> list[float]:
+        return [0.0, 0.0]
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        return [[0.0, 1.0] for _ in texts]
+
+
+class Encoder:
+    """What a SentenceTransformer looks like from outside, called in a way that must not be used."""
+
+    def encode(self, texts: Sequence[str], **_: Any) -> npt.NDArray[np.float32]:
+        return np.ones((len(texts), 3), np.float32)
+
+    def __call__(self, *_: Any) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("given_embedder", "dimension"),
+    [
+        (lambda texts: np.ones((len(texts), 4)), 4),
+        (lambda texts: [[1, 2] for _ in texts], 2),
+        (DeterministicFakeEmbedding(size=5), 5),
+        (Encoder(), 3),
+        (LocalEmbedder.fit(PROMPTS, dimension=6), 6),
+    ],
+)
+async def test_everything_a_user_has_becomes_an_embedder(given_embedder: Any, dimension: int) -> None:
+    """A callable, LangChain embeddings, an encoder and our own all give (n, d) float32, sync and async alike."""
+    embedder = as_embedder(given_embedder)
+    assert isinstance(embedder, Embedder)
+    vectors = embedder.embed(["Add the sum", "of the capital"])
+    assert vectors.shape == (2, dimension)
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, await embedder.aembed(["Add the sum", "of the capital"]))
+    assert len(embedder.embed([])) == len(await embedder.aembed([])) == 0
+    assert as_embedder(embedder) is embedder
+
+
+async def test_langchain_embeddings_are_awaited_by_their_own_method() -> None:
+    """Documents mode in both, and no thread where the embedding has an async method."""
+    embedder = as_embedder(AsyncOnly())
+    assert embedder.embed(["a"]).tolist() == [[1, 0]]
+    assert (await embedder.aembed(["a"])).tolist() == [[0, 1]]
+
+
+async def test_a_llamaindex_embedding_is_used_in_query_mode() -> None:
+    """The query embedding is the one a RAG pipeline computes for the question anyway."""
+    pytest.importorskip("llama_index.core")
+    from llama_index.core.embeddings import MockEmbedding
+
+    class Queries(MockEmbedding):
+        def _get_query_embedding(self, query: str) -> list[float]:
+            return [float(len(query)), 1.0]
+
+        async def _aget_query_embedding(self, query: str) -> list[float]:
+            return self._get_query_embedding(query)
+
+    embedder = as_embedder(Queries(embed_dim=2))
+    assert embedder.embed(["a", "bcd"]).tolist() == [[1, 1], [3, 1]]
+    assert (await embedder.aembed(["a", "bcd"])).tolist() == [[1, 1], [3, 1]]
+    assert embedder.name.startswith("llamaindex:")
+
+
+@pytest.mark.parametrize("thing", [3, None, {"a": 1}, DeterministicFakeEmbedding])
+def test_anything_else_is_refused_by_name(thing: object) -> None:
+    """The error says what was given and what may be."""
+    with pytest.raises(InvalidInputError, match=r"int|NoneType|dict|DeterministicFakeEmbedding"):
+        as_embedder(thing)
+
+
+def test_a_model_name_without_sentence_transformers_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy is in the message."""
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(MissingDependencyError, match=r"unirouter-integrations\[sentence-transformers\]"):
+        as_embedder("all-MiniLM-L6-v2")
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        ([[1.0, 2.0]], "2 texts should give 2 vectors, but there are 1"),
+        ([[1.0, np.nan], [1.0, 1.0]], "Vector 0 holds NaN or infinity"),
+        ([[1.0, 1.0], [np.inf, 1.0]], "Vector 1 holds NaN or infinity"),
+        ([[1.0, 1.0], [1e300, 1.0]], "Vector 1 holds NaN or infinity"),
+        ([1.0, 2.0], r"shape \(2,\)"),
+        ([[], []], r"shape \(2, 0\)"),
+        ([[1.0], [1.0, 2.0]], "could not be read"),
+        ([["a"], ["b"]], "could not be read"),
+    ],
+)
+def test_vectors_that_cannot_be_used_are_refused(vectors: Any, message: str) -> None:
+    """Wrong number, shape or type, NaN and infinity: the error names the embedder and the fault."""
+
+    def broken(texts: Sequence[str]) -> Any:
+        return vectors
+
+    with pytest.raises(EmbeddingError, match=message) as error:
+        as_embedder(broken).embed(["a", "b"])
+    assert "broken" in str(error.value)
+
+
+def test_an_error_of_the_embedding_service_passes_through() -> None:
+    """What a service raises is not ours to rename."""
+
+    def down(texts: Sequence[str]) -> Any:
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        as_embedder(down).embed(["a"])
+
+
+@pytest.mark.parametrize("texts", ["one text", [1], ["a", None]])
+def test_only_lists_of_texts_are_embedded(texts: Any) -> None:
+    """A single text, the common slip, is not read as a list of letters."""
+    with pytest.raises(InvalidInputError, match="texts"):
+        LocalEmbedder.fit(PROMPTS).embed(texts)
+
+
+def test_the_local_embedder_is_tfidf_then_svd() -> None:
+    """Gathering the rows of a text's terms gives what scikit-learn's whole pipeline gives."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.preprocessing import normalize
+
+    from unirouter_integrations.embedding import _terms
+
+    embedder = LocalEmbedder.fit(PROMPTS, dimension=3, seed=3)
+    tfidf = TfidfVectorizer(analyzer=_terms, min_df=2, sublinear_tf=True)
+    matrix = tfidf.fit_transform(sorted(set(PROMPTS)))
+    svd = TruncatedSVD(3, random_state=3).fit(matrix)
+    texts = [*PROMPTS, "Add the capital of the sum of 3"]
+    ours, theirs = embedder.embed(texts), normalize(svd.transform(tfidf.transform(texts)))
+    np.testing.assert_allclose(np.abs((ours * theirs).sum(axis=0)), (theirs**2).sum(axis=0), atol=1e-4)  # up to sign
+    np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-4)
+
+
+def test_the_local_embedder_saves_and_loads(tmp_path: Path) -> None:
+    """The same vectors to the last bit, from JSON and arrays."""
+    embedder = LocalEmbedder.fit(PROMPTS)
+    embedder.save(tmp_path / "phi")
+    assert sorted(file.name for file in (tmp_path / "phi").iterdir()) == ["embedder.json", "embedder.safetensors"]
+    np.testing.assert_array_equal(LocalEmbedder.load(tmp_path / "phi").embed(PROMPTS), embedder.embed(PROMPTS))
+    with pytest.raises(StorageError, match="no saved embedder"):
+        LocalEmbedder.load(tmp_path)
+
+
+def test_the_local_embedder_is_deterministic() -> None:
+    """The order and the repetition of the prompts do not matter, nor does anything else but the seed."""
+    again = LocalEmbedder.fit([*reversed(PROMPTS), *PROMPTS])
+    np.testing.assert_array_equal(LocalEmbedder.fit(PROMPTS).embed(PROMPTS), again.embed(PROMPTS))
+
+
+def test_the_local_embedder_keeps_no_word_of_a_single_prompt() -> None:
+    """With 20 prompts or more, what one prompt alone holds is not kept; long numbers never are."""
+    prompts = [f"what is {n} plus {n}" for n in range(30)]
+    vocabulary = LocalEmbedder.fit([*prompts, "my password is hunterx and 4111111111111111", "call 4111111111111111"])
+    assert "plus" in vocabulary.vocabulary
+    assert not any("hunterx" in term or len(term) > 20 or "4111" in term for term in vocabulary.vocabulary)
+
+
+def test_a_text_without_known_words_is_the_zero_vector() -> None:
+    """Nothing known about it: neither NaN nor an error."""
+    vectors = LocalEmbedder.fit(PROMPTS).embed(["", "   ", "qwerty", "Add"])
+    assert (vectors[:3] == 0).all()
+    assert np.linalg.norm(vectors[3]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("prompts", [["hello"], ["hello world"], ["a", "b"], ["???"], ["数学の問題", "詩を書く"]])
+def test_the_local_embedder_fits_very_little_text(prompts: list[str]) -> None:
+    """One prompt, one word, signs, other scripts: a vector that is not zero for each."""
+    vectors = LocalEmbedder.fit(prompts).embed(prompts)
+    assert (np.linalg.norm(vectors, axis=1) > 0).all()
+
+
+@pytest.mark.parametrize("prompts", [[], ["", "  "]])
+def test_the_local_embedder_needs_text(prompts: list[str]) -> None:
+    """No text at all is a clear error."""
+    with pytest.raises(InvalidInputError, match="needs text"):
+        LocalEmbedder.fit(prompts)
+
+
+def test_prompts_that_share_no_word_say_so() -> None:
+    """Thirty prompts with thirty different words: the error tells what to do."""
+    with pytest.raises(InvalidInputError, match="give it more prompts"):
+        LocalEmbedder.fit([chr(0x4E00 + n) * 3 for n in range(30)])
+
+
+LOCAL = LocalEmbedder.fit(PROMPTS)
+
+
+@given(st.lists(st.text(), max_size=5))
+def test_any_text_gives_a_finite_vector(texts: list[str]) -> None:
+    """Null bytes, emoji, mixed scripts: unit length or zero."""
+    lengths = np.linalg.norm(LOCAL.embed(texts), axis=1)
+    assert ((np.abs(lengths - 1) < 1e-5) | (lengths == 0)).all()

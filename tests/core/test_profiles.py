@@ -1,0 +1,214 @@
+"""What is known of a model, and the estimators."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from unirouter_integrations import ErrorPrior, InvalidInputError, LLMProfile
+
+ARTICLE = LLMProfile("gpt", [400, 400, 400], [80, 220, 60], cost=1.0)  # type: ignore[arg-type]  # lists are taken too
+
+
+def test_the_article_example_under_the_mean() -> None:
+    """400 prompts per cluster with 80, 220 and 60 errors."""
+    error, std = ARTICLE.estimate("mean")
+    np.testing.assert_allclose(error, [0.20, 0.55, 0.15])
+    np.testing.assert_allclose(std, [0.02, 0.0249, 0.0179], atol=2e-4)
+
+
+def test_the_article_example_under_laplace() -> None:
+    """One more error and one more right answer in each cluster; 0.5 where there is nothing."""
+    error, std = ARTICLE.estimate("laplace")
+    np.testing.assert_allclose(error, [81 / 402, 221 / 402, 61 / 402])
+    np.testing.assert_allclose(std, np.sqrt(error * (1 - error) / 403))
+    empty = LLMProfile("new", [10, 0], [5, 0], cost=1).estimate("laplace")  # type: ignore[arg-type]
+    assert empty.error[1] == 0.5
+    assert empty.std[1] > empty.std[0]
+
+
+def test_an_empty_cluster_under_the_mean_takes_the_mean_of_the_model() -> None:
+    """The paper does not say; without any graded prompt at all it is 0.5."""
+    some = LLMProfile("new", [10, 0], [2, 0], cost=1)  # type: ignore[arg-type]
+    np.testing.assert_allclose(some.estimate("mean").error, [0.2, 0.2])
+    none = LLMProfile("new", [0, 0], [0, 0], cost=1)  # type: ignore[arg-type]
+    for estimator in ("mean", "laplace", "empirical_bayes"):
+        np.testing.assert_allclose(none.estimate(estimator).error, 0.5)  # type: ignore[arg-type]
+
+
+def test_without_a_prior_empirical_bayes_shrinks_to_the_mean_of_the_model() -> None:
+    """As if 16 more prompts had given the model's own mean."""
+    profile = LLMProfile("new", [4, 0, 16], [0, 0, 10], cost=1)  # type: ignore[arg-type]
+    np.testing.assert_allclose(profile.estimate().error, [(0 + 8) / 20, 0.5, (10 + 8) / 32])
+    assert profile.estimate().std[1] > profile.estimate().std[0] > profile.estimate().std[2]
+
+
+def prior(models: int = 6, clusters: int = 4, seed: int = 0) -> ErrorPrior:
+    rng = np.random.default_rng(seed)
+    assignment = np.repeat(np.arange(clusters), 50)
+    skill = rng.uniform(0.1, 0.9, size=(models, 1)) + rng.normal(0, 0.05, size=(models, clusters))
+    outcomes = {f"m{m}": (rng.random(200) < skill[m, assignment]).astype(float) for m in range(models)}
+    return ErrorPrior.fit(assignment, outcomes, clusters)
+
+
+def test_the_posterior_is_the_one_of_the_information_form() -> None:
+    """(S^-1 + A'A/s2)^-1 (S^-1 mu + A'e/s2), with A one-hot: the same numbers by another way."""
+    known = prior()
+    counts, losses = np.array([3.0, 0, 10, 1]), np.array([1.0, 0, 9, 0])
+    p = (losses.sum() + 1) / (counts.sum() + 2)
+    s2 = p * (1 - p)
+    information = np.linalg.inv(known.covariance) + np.diag(counts) / s2
+    covariance = np.linalg.inv(information)
+    mean = covariance @ (np.linalg.solve(known.covariance, known.mean) + losses / s2)
+    error, std = known.posterior(counts, losses)
+    np.testing.assert_allclose(error, np.clip(mean, 0, 1))
+    np.testing.assert_allclose(std, np.sqrt(np.diag(covariance)))
+
+
+def test_the_posterior_runs_from_the_prior_to_the_data() -> None:
+    """Nothing seen: the prior. Very much seen: the means. And certainty only grows."""
+    known = prior()
+    nothing, much = np.zeros(4), np.full(4, 1e7)
+    np.testing.assert_allclose(known.posterior(nothing, nothing).error, known.mean)
+    np.testing.assert_allclose(known.posterior(nothing, nothing).std, np.sqrt(np.diag(known.covariance)))
+    np.testing.assert_allclose(known.posterior(much, much * 0.3).error, 0.3, atol=1e-4)
+    few = known.posterior(np.full(4, 5.0), np.full(4, 1.0)).std
+    assert (known.posterior(much, much * 0.3).std < few).all()
+    assert (few < known.posterior(nothing, nothing).std).all()
+
+
+def test_a_model_seen_in_one_cluster_tells_about_the_others() -> None:
+    """Known models are good or bad everywhere, so a new one that fails in one cluster is expected to fail in all."""
+    known = prior()
+    bad = known.posterior(np.array([40.0, 0, 0, 0]), np.array([40.0, 0, 0, 0])).error
+    good = known.posterior(np.array([40.0, 0, 0, 0]), np.array([0.0, 0, 0, 0])).error
+    assert (bad > good + 0.2).all()
+
+
+@pytest.mark.parametrize("models", [1, 2])
+def test_one_or_two_known_models_do_not_make_it_certain(models: int) -> None:
+    """A new model is still free to be quite different from them."""
+    known = prior(models)
+    assert (np.sqrt(np.diag(known.covariance)) > 0.1).all()
+    assert (known.posterior(np.full(4, 200.0), np.full(4, 20.0)).error < 0.15).all()
+
+
+def test_unknown_outcomes_are_left_out() -> None:
+    """NaN is not a wrong answer; a cluster a model was never asked in takes what the others tell about it."""
+    assignment = np.array([0, 0, 1, 1])
+    complete = ErrorPrior.fit(assignment, {"a": [0, 1, 1, 1], "b": [0, 0, 1, 1]}, 2)
+    gaps = ErrorPrior.fit(assignment, {"a": [0, 1, 1, np.nan], "b": [np.nan, 0, 1, 1]}, 2)
+    np.testing.assert_allclose(gaps.mean, complete.mean)
+    missing = ErrorPrior.fit(assignment, {"a": [0, 0, 1, 1], "b": [0, 1, np.nan, np.nan]}, 2)
+    assert missing.mean[1] > missing.mean[0]
+    nobody = ErrorPrior.fit(assignment, {"a": [0, 1, np.nan, np.nan]}, 2)
+    np.testing.assert_allclose(nobody.mean, [0.5, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "message"),
+    [
+        ({}, "outcomes is empty"),
+        ({"a": [0, 1]}, "the outcomes of 'a' to be one number for each of the 3 prompts"),
+        ({"a": [0, 1, 2]}, "number 2 is 2"),
+        ({"a": [0, -0.5, 1]}, "number 1 is -0.5"),
+        ({"a": [np.nan] * 3}, "None of the 3 outcomes of 'a' is known"),
+        ({"a": ["right", "wrong", "right"]}, "to be numbers"),
+    ],
+)
+def test_outcomes_that_make_no_sense_are_refused(outcomes: Any, message: str) -> None:
+    """The message names the model and what is wrong with its losses."""
+    with pytest.raises(InvalidInputError, match=message):
+        ErrorPrior.fit(np.array([0, 1, 1]), outcomes, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("", [1], [1], 1), "needs the name"),
+        ((None, [1], [1], 1), "needs the name"),
+        (("m", [1, 2], [1], 1), r"counts has shape \(2,\) and losses \(1,\)"),
+        (("m", [[1]], [[1]], 1), "one count and one sum"),
+        (("m", [], [], 1), "one count and one sum"),
+        (("m", [1, 2], [1, 3], 1), "loss of 3 in cluster 1 from 2 prompts"),
+        (("m", [1], [-1], 1), "finite and not negative"),
+        (("m", [np.nan], [0], 1), "finite and not negative"),
+        (("m", [1], [1], np.nan), "cost of the profile of 'm' should be finite"),
+        (("m", [1], [1], -2), "cost of the profile of 'm' should be finite"),
+        (("m", [1], [1], [1, 2]), "a number or 1 numbers, one per cluster"),
+        (("m", [1], [1], "free"), "cost of the profile of 'm' should be numbers"),
+        (("m", [1], [1], 1, {"when": object()}), "plain JSON"),
+        (("m", [1], [1], 1, {"rate": float("nan")}), "plain JSON"),
+    ],
+)
+def test_profiles_that_make_no_sense_are_refused(arguments: tuple[Any, ...], message: str) -> None:
+    """The message names the model and the numbers that disagree."""
+    with pytest.raises(InvalidInputError, match=message):
+        LLMProfile(*arguments)
+
+
+def test_there_is_no_other_estimator() -> None:
+    """The message lists the three there are."""
+    with pytest.raises(InvalidInputError, match="empirical_bayes, laplace, mean"):
+        ARTICLE.estimate("median")  # type: ignore[arg-type]
+
+
+def test_a_profile_cannot_be_changed() -> None:
+    """Neither its arrays nor, from outside, those it was made of."""
+    counts = np.array([4.0, 4.0])
+    profile = LLMProfile("m", counts, np.array([1.0, 1.0]), cost=1)
+    counts[0] = 100
+    assert profile.counts[0] == 4
+    with pytest.raises(ValueError, match="read-only"):
+        profile.counts[0] = 5
+
+
+def test_costs_are_kept_per_cluster_where_they_were_measured() -> None:
+    """The mean of the calls of a cluster; the mean of all calls where a cluster has none."""
+    profile = LLMProfile.from_outcomes("m", np.array([0, 0, 1]), [0, 1, 0], 3, cost=[1.0, 3.0, 8.0])
+    np.testing.assert_allclose(profile.cost, [2, 8, 4])
+    assert LLMProfile.from_outcomes("m", np.array([0]), [0.5], 1, cost=0.25).cost == 0.25
+    with pytest.raises(InvalidInputError, match="one per prompt"):
+        LLMProfile.from_outcomes("m", np.array([0, 0, 1]), [0, 1, 0], 3, cost=[1.0, 3.0])
+
+
+def test_only_profiles_of_one_model_add() -> None:
+    """Another name, other clusters, something else: an error, not a wrong sum."""
+    other = LLMProfile("claude", ARTICLE.counts, ARTICLE.losses, 1.0)
+    short = LLMProfile("gpt", ARTICLE.counts[:2], ARTICLE.losses[:2], 1.0)
+    for profile in (other, short):
+        with pytest.raises(InvalidInputError, match="Only profiles of one model over the same clusters add"):
+            ARTICLE + profile
+    with pytest.raises(InvalidInputError, match="clusters add"):
+        LLMProfile("m", [1], [1], 1, clusters="a") + LLMProfile("m", [1], [1], 1, clusters="b")  # type: ignore[arg-type]
+    with pytest.raises(TypeError):
+        ARTICLE + 1  # type: ignore[operator]
+
+
+RUN = st.integers(1, 30).flatmap(
+    lambda n: st.tuples(
+        arrays(np.intp, n, elements=st.integers(0, 3)),
+        arrays(float, n, elements=st.sampled_from([0.0, 0.25, 1.0, np.nan])).filter(lambda x: not np.isnan(x).all()),
+        arrays(float, n, elements=st.sampled_from([0.0, 0.5, 2.0])),
+    )
+)
+
+
+@given(RUN, RUN)
+def test_adding_profiles_equals_profiling_the_joined_data(first: Any, second: Any) -> None:
+    """Counts, losses and measured costs alike, whichever estimator reads them."""
+    parts = [LLMProfile.from_outcomes("m", a, losses, 4, cost=costs) for a, losses, costs in (first, second)]
+    a, losses, costs = (np.concatenate(pair) for pair in zip(first, second, strict=True))
+    joined, added = LLMProfile.from_outcomes("m", a, losses, 4, cost=costs), parts[0] + parts[1]
+    np.testing.assert_allclose(added.counts, joined.counts)
+    np.testing.assert_allclose(added.losses, joined.losses)
+    np.testing.assert_allclose(added.cost, joined.cost)
+    np.testing.assert_allclose(added.estimate().error, joined.estimate().error)
+
+
+def test_a_profile_describes_itself_in_one_line() -> None:
+    """Name, how much was graded, how it did, what it costs."""
+    assert repr(ARTICLE) == "LLMProfile('gpt', 1200 prompts over 3 clusters, mean error 0.300, cost 1)"

@@ -1,0 +1,375 @@
+"""The router: who is chosen, why, and what is refused."""
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TOY_PROMPTS, toy_embed, toy_losses
+
+from unirouter_integrations import (
+    EmbeddingError,
+    InvalidInputError,
+    LLMProfile,
+    NoModelError,
+    UniRouter,
+    UniRouterError,
+    UnknownModelError,
+)
+
+
+def test_the_least_error_plus_weighted_cost_wins(router: UniRouter) -> None:
+    """At weight 0 the best of each kind; ties go to the cheaper; a high weight buys the cheapest whatever it does."""
+    assert [router.route(prompt).model for prompt in ("a sum", "a poem", "a date")] == ["abacus", "poet", "oracle"]
+    assert router.route("a date", cost_weight=0.12).model == "abacus"
+    assert router.route("a poem", cost_weight=2).model == "abacus"
+    router.cost_weight = 2
+    assert router.route("a poem").model == "abacus"
+
+
+def test_a_decision_says_what_and_why(router: UniRouter) -> None:
+    """Model, cluster, expected error and its spread, expected cost, score, and all candidates in order."""
+    decision = router.route("a poem", cost_weight=0.05)
+    assert (decision.model, decision.expected_error, decision.expected_cost) == ("poet", 0, 2)
+    assert decision.score == pytest.approx(0.1)
+    assert decision.cost_weight == 0.05
+    assert decision.expected_error_std > 0
+    assert decision.cluster == router.clusters.assign(["a poem"])[0]
+    assert [candidate.model for candidate in decision.ranking] == ["poet", "oracle", "abacus"]
+    assert [candidate.score for candidate in decision.ranking] == pytest.approx([0.1, 0.5, 1.05])
+    assert str(decision) == (
+        f"poet for cluster {decision.cluster} (poem): expected error 0.00 ± 0.05 at cost 2; "
+        "next would be oracle, expected error 0.00 ± 0.05 at cost 10 (cost weight 0.05)."
+    )
+    assert decision.as_dict() == {
+        "model": "poet",
+        "cluster": decision.cluster,
+        "expected_error": 0.0,
+        "expected_error_std": decision.expected_error_std,
+        "expected_cost": 2.0,
+        "score": 0.1,
+        "cost_weight": 0.05,
+    }
+    assert "only candidate" in str(router.route("a poem", among=["poet"]))
+
+
+def test_a_decision_outlives_changes_of_the_pool(router: UniRouter) -> None:
+    """Its ranking is that of the moment it was made."""
+    decision = router.route("a sum")
+    router.unregister("abacus")
+    assert [candidate.model for candidate in decision.ranking] == ["abacus", "oracle", "poet"]
+
+
+async def test_one_and_many_prompts_and_vectors_sync_and_async_decide_alike(router: UniRouter) -> None:
+    """Eight ways to ask, one answer."""
+    prompts = ["a sum", "a poem", "a date", "a sum"]
+    vectors = router.embed(prompts)
+    expected = router.route_many(prompts)
+    assert [decision.model for decision in expected] == ["abacus", "poet", "oracle", "abacus"]
+    assert router.route_many(vectors=vectors) == expected
+    assert await router.aroute_many(prompts) == expected
+    assert await router.aroute_many(vectors=vectors) == expected
+    assert [router.route(prompt) for prompt in prompts] == expected
+    assert [router.route(vector=vector.tolist()) for vector in vectors] == expected
+    assert [await router.aroute(prompt) for prompt in prompts] == expected
+    assert [await router.aroute(vector=vector) for vector in vectors] == expected
+    assert router.route_many([]) == await router.aroute_many([]) == []
+
+
+def test_many_prompts_are_embedded_in_one_call() -> None:
+    """Fitting (with its probe), routing a batch, profiling: one call each."""
+    calls: list[int] = []
+
+    def counting(texts: list[str]) -> Any:
+        calls.append(len(texts))
+        return toy_embed(texts)
+
+    router = UniRouter.fit(TOY_PROMPTS, embedder=counting, n_clusters=3)
+    router.register(router.profile("m", TOY_PROMPTS, toy_losses(), cost=1))
+    router.route_many(["a", "b", "c"])
+    assert calls == [61, 60, 3]
+
+
+async def test_the_async_path_never_calls_the_sync_embedder() -> None:
+    """An embedder with an async method is awaited, so that the event loop is not blocked."""
+    from langchain_core.embeddings import Embeddings
+
+    class Both(Embeddings):
+        blocked = False
+
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            assert not self.blocked
+            vectors: list[list[float]] = toy_embed(texts).tolist()
+            return vectors
+
+        def embed_query(self, text: str) -> list[float]:
+            raise AssertionError
+
+        async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+            vectors: list[list[float]] = toy_embed(texts).tolist()
+            return vectors
+
+    embedder = Both()
+    router = UniRouter.fit(TOY_PROMPTS, embedder=embedder, n_clusters=3)
+    router.register(router.profile("m", TOY_PROMPTS, toy_losses(), cost=1))
+    embedder.blocked = True
+    assert (await router.aroute("a sum")).model == "m"
+
+
+def test_models_join_and_leave_without_retraining(router: UniRouter) -> None:
+    """Registered, replaced, removed: seen by the next decision."""
+    before = router.clusters
+    router.register(router.profile("calendar", TOY_PROMPTS, toy_losses("sum", "poem"), cost=0.5))
+    assert router.route("a date").model == "calendar"
+    router.register(router.profile("calendar", TOY_PROMPTS, toy_losses("sum", "poem", "date"), cost=0.5))
+    assert router.route("a date").model == "oracle"
+    assert router.unregister("calendar").name == "calendar"
+    assert router.models == tuple(router.profiles) == ("abacus", "oracle", "poet")
+    assert router.clusters is before
+
+
+def test_two_runs_of_a_model_can_be_registered_as_one(router: UniRouter) -> None:
+    """The sum of two profiles is a profile."""
+    more = router.profile("oracle", TOY_PROMPTS, toy_losses("sum"), cost=10)
+    router.register(router.profiles["oracle"] + more)
+    assert router.expected_errors(["a sum", "a poem"], among=["oracle"]).ravel().tolist() == [0.5, 0]
+
+
+def test_candidates_can_be_named(router: UniRouter) -> None:
+    """Only those take part, in any order, repeated or not."""
+    assert router.route("a sum", among=("oracle", "poet", "oracle")).model == "oracle"
+    assert router.route("a sum", among={"poet": 1}).model == "poet"
+
+
+def test_expected_errors_come_in_the_order_asked_for(router: UniRouter) -> None:
+    """`(n, m)`, in the order of `among`, or of `models` if it is left out."""
+    prompts = ["a sum", "a date"]
+    assert router.expected_errors(prompts).tolist() == [[0, 0, 1], [1, 0, 1]]
+    assert router.expected_errors(prompts, among=["poet", "abacus"]).tolist() == [[1, 0], [1, 1]]
+    vectors = router.embed(prompts)
+    assert router.expected_errors(vectors=vectors, among=["oracle"]).tolist() == [[0], [0]]
+
+
+def test_known_outcomes_help_a_new_model_with_few_labels() -> None:
+    """With a prior, one failed poem tells that other poems fail too; without, all clusters move alike."""
+    rng = np.random.default_rng(0)
+    outcomes = {f"m{m}": np.where([("poem" in p) for p in TOY_PROMPTS], m % 2, rng.random() < 0.5) for m in range(6)}
+    router = UniRouter.fit(TOY_PROMPTS, embedder=toy_embed, n_clusters=3, outcomes=outcomes)
+    assert router.prior is not None
+    profile = router.profile("new", ["a poem", "a sum"], [1, 0], cost=1)
+    error = profile.estimate("empirical_bayes", router.prior).error
+    poem, total = router.clusters.assign(["a poem", "a sum"])
+    assert error[poem] > 0.6 > error[total]
+
+
+def test_the_same_seed_gives_the_same_router() -> None:
+    """Fitting draws nothing from anywhere else."""
+    first, second = (UniRouter.fit(TOY_PROMPTS, seed=4).clusters.fingerprint for _ in range(2))
+    assert first == second
+
+
+def test_an_empty_pool_says_how_to_fill_it(router: UniRouter) -> None:
+    """Nothing registered, or nothing named."""
+    empty = UniRouter.fit(TOY_PROMPTS, embedder=toy_embed, n_clusters=3)
+    with pytest.raises(NoModelError, match=r"none is registered.*router.register"):
+        empty.route("a sum")
+    with pytest.raises(NoModelError, match="among is empty"):
+        router.route("a sum", among=[])
+    assert empty.expected_errors(["a sum"]).shape == (1, 0)
+
+
+def test_an_unknown_name_lists_the_known_ones(router: UniRouter) -> None:
+    """In routing, in asking for errors, in removing."""
+    for call in (
+        lambda: router.route("a sum", among=["abacus", "gpt"]),
+        lambda: router.expected_errors(["a sum"], among=["gpt"]),
+        lambda: router.unregister("gpt"),
+    ):
+        with pytest.raises(UnknownModelError, match="'gpt'. Registered models: 'abacus', 'oracle', 'poet'"):
+            call()
+
+
+@pytest.mark.parametrize("weight", [-1, -1e-9, float("nan"), float("inf"), "much", [1]])
+def test_a_cost_weight_that_makes_no_sense_is_refused(router: UniRouter, weight: Any) -> None:
+    """Negative, not finite, not a number; and the router keeps the one it had."""
+    with pytest.raises(InvalidInputError, match="cost_weight should be a number of at least 0"):
+        router.route("a sum", cost_weight=weight)
+    with pytest.raises(InvalidInputError, match="cost_weight"):
+        router.cost_weight = weight
+    assert router.cost_weight == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "either prompts or vectors"),
+        ({"prompt": "a", "vector": [1, 2, 3, 4]}, "either prompts or vectors"),
+        ({"prompt": ["a"]}, r"one prompt.*route_many"),
+        ({"prompt": 3}, "not int"),
+        ({"vector": [[1, 2, 3, 4]]}, r"\(1, 4\)"),
+        ({"prompt": "a", "among": "abacus"}, "put it in a list"),
+    ],
+)
+def test_a_call_that_makes_no_sense_is_refused(router: UniRouter, arguments: Any, message: str) -> None:
+    """The message says what to give instead."""
+    with pytest.raises(InvalidInputError, match=message):
+        router.route(**arguments)
+
+
+@pytest.mark.parametrize("vector", [[1, 2, 3], [1, 2, 3, float("nan")], [1, 2, 3, float("inf")], ["a", "b", "c", "d"]])
+def test_a_vector_that_cannot_be_used_is_refused(router: UniRouter, vector: Any) -> None:
+    """Wrong dimension, not finite, not numbers."""
+    with pytest.raises(EmbeddingError):
+        router.route(vector=vector)
+
+
+def test_an_embedder_that_goes_wrong_later_is_caught(router: UniRouter) -> None:
+    """A service that starts to return another shape is named, and nothing is decided."""
+    router = UniRouter.fit(TOY_PROMPTS, embedder=lambda texts: toy_embed(texts)[:, : 4 if len(texts) > 1 else 2])
+    router.register(router.profile("m", TOY_PROMPTS, toy_losses(), cost=1))
+    with pytest.raises(EmbeddingError, match="dimension 2, but the router was fitted on dimension 4"):
+        router.route("a sum")
+
+
+def test_profiles_of_other_clusters_are_refused(router: UniRouter) -> None:
+    """Another number of clusters, or as many but others; and something that is no profile."""
+    other = UniRouter.fit(TOY_PROMPTS, n_clusters=3)
+    with pytest.raises(InvalidInputError, match="measured on 3 clusters"):
+        router.register(other.profile("m", TOY_PROMPTS, toy_losses(), cost=1))
+    with pytest.raises(InvalidInputError, match="measured on 2 clusters"):
+        router.register(LLMProfile("m", np.ones(2), np.ones(2), cost=1))
+    with pytest.raises(InvalidInputError, match="not str"):
+        router.register("m")  # type: ignore[arg-type]
+    router.register(LLMProfile("m", np.ones(3), np.zeros(3), cost=1))  # counted elsewhere: the shape is all there is
+
+
+def test_outcomes_that_cannot_make_a_profile_are_refused(router: UniRouter) -> None:
+    """Lengths that differ, losses out of range, nothing graded."""
+    for losses, message in (([0], "2 prompts"), ([0, 3], "number 1 is 3"), ([np.nan, np.nan], "at least one graded")):
+        with pytest.raises(InvalidInputError, match=message):
+            router.profile("m", ["a sum", "a poem"], losses, cost=1)
+    with pytest.raises(InvalidInputError, match="outcomes of 'gpt'"):
+        UniRouter.fit(TOY_PROMPTS, outcomes={"gpt": [0, 1]})
+    with pytest.raises(InvalidInputError, match="no estimator"):
+        UniRouter.fit(TOY_PROMPTS, estimator="best")  # type: ignore[arg-type]
+
+
+def test_a_profile_from_vectors_is_that_from_prompts(router: UniRouter) -> None:
+    """Graded prompts may be given as their embeddings."""
+    a = router.profile("m", TOY_PROMPTS, toy_losses("sum"), cost=1)
+    b = router.profile("m", losses=toy_losses("sum"), vectors=toy_embed(TOY_PROMPTS), cost=1)
+    np.testing.assert_array_equal(a.losses, b.losses)
+    assert a.clusters == b.clusters == router.clusters.fingerprint
+
+
+def test_costs_may_differ_between_clusters(router: UniRouter) -> None:
+    """A model that writes long poems is dear for poems only, and ties are settled by the cost of the cluster."""
+    costs = [30.0 if "poem" in prompt else 0.1 for prompt in TOY_PROMPTS]
+    router.register(router.profile("chatty", TOY_PROMPTS, toy_losses(), cost=costs))
+    assert router.route("a sum").model == router.route("a date").model == "chatty"
+    assert router.route("a poem").model == "poet"
+    assert router.route("a date").expected_cost == pytest.approx(0.1)
+
+
+def test_the_repr_is_short_and_holds_no_prompt(router: UniRouter) -> None:
+    """What it was fitted on does not show."""
+    assert repr(router).startswith("UniRouter(PromptClusters(n_clusters=3, dimension=4")
+    assert "abacus" in repr(router)
+    assert "number" not in repr(router)
+
+
+class TestCalibrate:
+    """A cost weight from a budget or a quality, without labels."""
+
+    PROMPTS = ("a sum", "a sum", "a poem", "a date")
+
+    def test_a_budget_is_kept_and_used(self, router: UniRouter) -> None:
+        """The mean expected cost keeps to it, and a little less weight would not."""
+        for budget in (1.0, 1.3, 2.0, 3.5, 4.0, 100.0):
+            weight = router.calibrate(self.PROMPTS, budget=budget)
+            assert router.cost_weight == weight
+            assert np.mean([d.expected_cost for d in router.route_many(self.PROMPTS)]) <= budget
+            if weight:
+                dearer = router.route_many(self.PROMPTS, cost_weight=weight * (1 - 1e-6))
+                assert np.mean([d.expected_cost for d in dearer]) > budget
+
+    def test_a_quality_is_kept_at_the_least_cost(self, router: UniRouter) -> None:
+        """The mean expected quality is kept, and a little more weight would lose it."""
+        for quality in (1.0, 0.8, 0.75, 0.5):
+            weight = router.calibrate(self.PROMPTS, quality=quality)
+            assert np.mean([1 - d.expected_error for d in router.route_many(self.PROMPTS)]) >= quality
+            worse = router.route_many(self.PROMPTS, cost_weight=weight * (1 + 1e-6))
+            assert np.mean([1 - d.expected_error for d in worse]) < quality or weight == pytest.approx(1)
+
+    def test_a_quality_that_costs_nothing_gives_the_cheapest(self, router: UniRouter) -> None:
+        """If the cheapest model keeps it, every prompt goes there, at a weight that is still a sensible number."""
+        weight = router.calibrate(self.PROMPTS, quality=0.25)
+        assert {decision.model for decision in router.route_many(self.PROMPTS)} == {"abacus"}
+        assert weight == pytest.approx(1)
+
+    def test_vectors_and_candidates_may_be_given(self, router: UniRouter) -> None:
+        """As in routing."""
+        a = router.calibrate(self.PROMPTS, budget=3, among=["poet", "oracle"])
+        assert a == router.calibrate(vectors=router.embed(self.PROMPTS), budget=3, among=["oracle", "poet"])
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({}, "either budget= or quality="),
+            ({"budget": 1, "quality": 1}, "either budget= or quality="),
+            ({"budget": 0.9}, "budget of 0.9 per call cannot be kept.*costs 1 "),
+            ({"budget": float("nan")}, "budget of nan"),
+            ({"quality": 1.01}, "ignoring cost reaches 1"),
+            ({"quality": 0}, "not a positive number"),
+            ({"quality": float("nan")}, "not a positive number"),
+        ],
+    )
+    def test_a_goal_that_cannot_be_reached_says_what_can(self, router: UniRouter, arguments: Any, message: str) -> None:
+        """And the cost weight stays as it was."""
+        router.cost_weight = 0.5
+        with pytest.raises(InvalidInputError, match=message):
+            router.calibrate(self.PROMPTS, **arguments)
+        assert router.cost_weight == 0.5
+
+    def test_it_needs_prompts_and_models(self, router: UniRouter) -> None:
+        """Neither can be guessed."""
+        with pytest.raises(InvalidInputError, match="no prompts to calibrate on"):
+            router.calibrate([], budget=1)
+        with pytest.raises(NoModelError):
+            router.calibrate(self.PROMPTS, budget=1, among=[])
+
+
+def test_routing_goes_on_while_the_pool_changes(router: UniRouter) -> None:
+    """Eight threads route while two register and remove: no error, and every decision is consistent in itself."""
+    extra = [router.profile(f"m{i}", TOY_PROMPTS, toy_losses(), cost=5 + i) for i in range(4)]
+    stop, errors = threading.Event(), []
+
+    def change() -> None:
+        while not stop.is_set():
+            for profile in extra:
+                router.register(profile)
+            for profile in extra:
+                try:
+                    router.unregister(profile.name)
+                except UnknownModelError:
+                    continue  # the other thread was first
+
+    def route() -> None:
+        try:
+            for _ in range(300):
+                decision = router.route("a date")
+                assert decision.ranking[0].model == decision.model
+                assert decision.expected_error == 0
+        except (AssertionError, UniRouterError, IndexError) as error:
+            errors.append(error)
+
+    changing = [threading.Thread(target=change) for _ in range(2)]
+    routing = [threading.Thread(target=route) for _ in range(8)]
+    for thread in changing + routing:
+        thread.start()
+    for thread in routing:
+        thread.join()
+    stop.set()
+    for thread in changing:
+        thread.join()
+    assert not errors

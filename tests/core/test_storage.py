@@ -1,0 +1,267 @@
+"""Routers on disk: what is written, what is refused, and that no save is half a save."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TOY_PROMPTS, toy_embed, toy_losses
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file
+
+from unirouter_integrations import EmbeddingError, StorageError, UniRouter, UniRouterError
+
+
+@pytest.fixture
+def local_router() -> UniRouter:
+    """A router with the local embedder, a prior, and costs of both kinds."""
+    router = UniRouter.fit(TOY_PROMPTS, n_clusters=3, outcomes={"a": toy_losses("sum"), "b": toy_losses("poem")})
+    router.register(router.profile("a", TOY_PROMPTS, toy_losses("sum"), cost=1, metadata={"run": "2026-11"}))
+    router.register(router.profile("b", TOY_PROMPTS, toy_losses("poem"), cost=[len(p) for p in TOY_PROMPTS]))
+    router.cost_weight = 0.03
+    return router
+
+
+def test_a_router_comes_back_as_it_was(local_router: UniRouter, tmp_path: Path) -> None:
+    """Decisions with their rankings, settings, profiles and descriptions; no embedder has to be given."""
+    local_router.save(tmp_path / "deep" / "router")
+    loaded = UniRouter.load(str(tmp_path / "deep" / "router"))
+    for ours, theirs in zip(local_router.route_many(TOY_PROMPTS), loaded.route_many(TOY_PROMPTS), strict=True):
+        assert ours == theirs
+        assert ours.ranking == theirs.ranking
+    assert repr(loaded) == repr(local_router)
+    assert loaded.profiles["a"].metadata == {"run": "2026-11"}
+    assert loaded.clusters.describe() == local_router.clusters.describe()
+    np.testing.assert_array_equal(loaded.clusters.soft_assign(["a sum"]), local_router.clusters.soft_assign(["a sum"]))
+    assert loaded.calibrate(TOY_PROMPTS, budget=10) == local_router.calibrate(TOY_PROMPTS, budget=10)
+
+
+def test_an_empty_router_comes_back_too(tmp_path: Path) -> None:
+    """No models yet, vectors only."""
+    UniRouter.fit(TOY_PROMPTS, embedder=None, vectors=toy_embed(TOY_PROMPTS), n_clusters=3).save(tmp_path)
+    loaded = UniRouter.load(tmp_path)
+    assert loaded.models == ()
+    assert loaded.clusters.embedder is None
+
+
+def test_the_files_are_json_and_safetensors_and_hold_no_prompt(local_router: UniRouter, tmp_path: Path) -> None:
+    """Two files, readable by anybody; no prompt in either."""
+    local_router.save(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["router.json", "router.safetensors"]
+    document = json.loads((tmp_path / "router.json").read_text())
+    assert document["format_version"] == 1
+    assert load_file(tmp_path / "router.safetensors")["counts"].shape == (2, 3)
+    everything = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert not any(prompt.encode() in everything for prompt in TOY_PROMPTS)
+
+
+def test_saving_again_replaces_and_leaves_other_files_alone(local_router: UniRouter, tmp_path: Path) -> None:
+    """The last save counts."""
+    (tmp_path / "README.txt").write_text("mine")
+    local_router.save(tmp_path)
+    local_router.unregister("a")
+    local_router.save(tmp_path)
+    assert UniRouter.load(tmp_path).models == ("b",)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["README.txt", "router.json", "router.safetensors"]
+
+
+def test_an_embedder_that_is_not_saved_must_be_given(router: UniRouter, tmp_path: Path) -> None:
+    """Its name is in the message, and the right one is recognised by its vectors."""
+    router.save(tmp_path)
+    with pytest.raises(EmbeddingError, match=r"fitted with the embedder 'callable:toy_embed'.*embedder=\.\.\."):
+        UniRouter.load(tmp_path)
+    loaded = UniRouter.load(tmp_path, embedder=lambda texts: toy_embed(texts) * 3)  # the same directions
+    assert loaded.route("a poem").model == "poet"
+
+
+@pytest.mark.parametrize(
+    ("embedder", "message"),
+    [
+        (lambda texts: toy_embed(texts)[:, ::-1], "is not the one this router was fitted with.*off by"),
+        (lambda texts: toy_embed(texts)[:, :3], "dimension 3"),
+        (lambda texts: np.zeros((len(texts), 4)), "off by 1.000"),
+    ],
+)
+def test_another_embedder_is_refused(router: UniRouter, tmp_path: Path, embedder: Any, message: str) -> None:
+    """It would route, and quietly wrong."""
+    router.save(tmp_path)
+    with pytest.raises(EmbeddingError, match=message):
+        UniRouter.load(tmp_path, embedder=embedder)
+
+
+def test_an_embedder_given_to_a_local_router_is_refused(local_router: UniRouter, tmp_path: Path) -> None:
+    """The local embedder is saved with the router; another one cannot be meant."""
+    local_router.save(tmp_path)
+    assert UniRouter.load(tmp_path, embedder="local").route("a sum").model == "b"
+    with pytest.raises(EmbeddingError, match="load it without embedder="):
+        UniRouter.load(tmp_path, embedder=toy_embed)
+
+
+def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        document = json.loads((folder / "router.json").read_text())
+        change(document)
+        (folder / "router.json").write_text(json.dumps(document))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "router.json").unlink(), "no saved router in"),
+        (lambda folder: (folder / "router.safetensors").unlink(), "missing, damaged or not the one"),
+        (lambda folder: (folder / "router.safetensors").write_bytes(b"x" * 99), "missing, damaged or not the one"),
+        (lambda folder: (folder / "router.json").write_text("{"), "not valid JSON"),
+        (lambda folder: (folder / "router.json").write_bytes(b"\xff\xfe"), "not valid JSON"),
+        (lambda folder: (folder / "router.json").write_text("[" * 100_000), "not valid JSON"),
+        (lambda folder: (folder / "router.json").write_text("[]"), "should hold a JSON object"),
+        (lambda folder: (folder / "router.json").write_text('{"a": NaN}'), "holds NaN"),
+        (edit(lambda d: d.update(format="other")), "not a saved router"),
+        (edit(lambda d: d.update(format_version=2)), "format version 2.*reads 1. Upgrade"),
+        (edit(lambda d: d.update(format_version=True)), "format_version should be int"),
+        (edit(lambda d: d.update(estimator="median")), "no estimator 'median'"),
+        (edit(lambda d: d.update(cost_weight=-1)), "cost_weight should be a number of at least 0"),
+        (edit(lambda d: d.update(cost_weight="1")), "cost_weight should be float, but str"),
+        (edit(lambda d: d.pop("clusters")), "clusters should be dict, but nothing"),
+        (edit(lambda d: d["clusters"].update(temperature=0)), "not those of fitted clusters"),
+        (edit(lambda d: d["clusters"]["clusters"].pop()), "not those of fitted clusters"),
+        (edit(lambda d: d["clusters"]["embedder"]["terms"].pop()), "projection has shape"),
+        (edit(lambda d: d["clusters"]["embedder"].update(terms=[1])), "should be a list of strings"),
+        (edit(lambda d: d["profiles"].pop()), "counts has shape"),
+        (edit(lambda d: d["profiles"].append(3)), "should be a list of objects"),
+        (edit(lambda d: d["profiles"][0].update(name="b")), "'b' is saved twice"),
+        (edit(lambda d: d["profiles"][0].update(cost=-1)), "finite and not negative"),
+        (edit(lambda d: d["profiles"][0].update(clusters="other")), "measured on 3 clusters"),
+        (edit(lambda d: d["profiles"][0].update(metadata=[])), "metadata should be dict"),
+    ],
+)
+def test_a_damaged_folder_is_refused(local_router: UniRouter, tmp_path: Path, damage: Any, message: str) -> None:
+    """Every fault is one of our errors, which says where it is."""
+    local_router.save(tmp_path)
+    damage(tmp_path)
+    with pytest.raises(StorageError, match=message):
+        UniRouter.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("losses", [[np.nan] * 3] * 2, "not finite or not in"),
+        ("counts", [[-1.0] * 3] * 2, "not in"),
+        ("losses", [[1e9] * 3] * 2, "a loss lies between 0 and 1 per prompt"),
+        ("counts", np.ones((2, 3), np.int64), "not of floating-point numbers"),
+        ("clusters.probe", [0.0] * 3, "probe has shape"),
+        ("clusters.centroids", np.zeros((0, 4)), "shares has shape|not those of fitted clusters"),
+        ("prior.covariance", np.zeros((3, 2)), "covariance has shape"),
+    ],
+)
+def test_damaged_arrays_are_refused(
+    local_router: UniRouter, tmp_path: Path, name: str, value: Any, message: str
+) -> None:
+    """Even where the files belong together, each array is checked."""
+    from unirouter_integrations.storage import read_folder, write_folder
+
+    local_router.save(tmp_path)
+    state = read_folder(tmp_path, "router")
+    state.arrays[name] = np.asarray(value)
+    write_folder(tmp_path, "router", state)
+    with pytest.raises(StorageError, match=message):
+        UniRouter.load(tmp_path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10**6), st.binary(min_size=1, max_size=8), st.booleans())
+def test_any_corruption_is_one_of_our_errors(
+    local_router: UniRouter, tmp_path: Path, position: int, noise: bytes, in_json: bool
+) -> None:
+    """Bytes overwritten anywhere: either the load still works, or it fails with one of our errors."""
+    local_router.save(tmp_path)
+    file = tmp_path / ("router.json" if in_json else "router.safetensors")
+    data = bytearray(file.read_bytes())
+    start = position % len(data)
+    data[start : start + len(noise)] = noise
+    file.write_bytes(data)
+    try:
+        UniRouter.load(tmp_path).route("a sum")
+    except UniRouterError:
+        pass
+
+
+def test_a_path_that_is_a_file_is_refused(local_router: UniRouter, tmp_path: Path) -> None:
+    """It is not overwritten."""
+    file = tmp_path / "router"
+    file.write_text("mine")
+    with pytest.raises(StorageError, match="is a file; give the path of a folder"):
+        local_router.save(file)
+    assert file.read_text() == "mine"
+
+
+@pytest.mark.parametrize("fatal", range(1, 8))
+def test_a_save_that_dies_leaves_a_whole_router(
+    local_router: UniRouter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fatal: int
+) -> None:
+    """Whichever of its steps is the last one, the folder holds the old router or the new one, and can be saved again."""
+    local_router.save(tmp_path)
+    local_router.unregister("a")
+    steps = 0
+
+    def dying(step: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **options: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            if steps == fatal:
+                raise KeyboardInterrupt
+            return step(*arguments, **options)
+
+        return run
+
+    for owner, name in ((Path, "open"), (os, "fsync"), (Path, "replace")):
+        monkeypatch.setattr(owner, name, dying(getattr(owner, name)))
+    with pytest.raises(KeyboardInterrupt):
+        local_router.save(tmp_path)
+    monkeypatch.undo()
+    assert UniRouter.load(tmp_path).models == (("a", "b") if fatal <= 6 else ("b",))
+    local_router.save(tmp_path)
+    assert UniRouter.load(tmp_path).models == ("b",)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["router.json", "router.safetensors"]
+
+
+def test_a_writer_that_is_killed_leaves_a_whole_router(local_router: UniRouter, tmp_path: Path) -> None:
+    """A process that saves without end is killed at random moments: the folder always loads."""
+    local_router.save(tmp_path)
+    script = textwrap.dedent(
+        """
+        import sys
+        from unirouter_integrations import UniRouter
+        router = UniRouter.load(sys.argv[1])
+        profile = router.profiles["a"]
+        print("ready", flush=True)
+        while True:
+            router.unregister("a")
+            router.save(sys.argv[1])
+            router.register(profile)
+            router.save(sys.argv[1])
+        """
+    )
+    for round_ in range(4):
+        writer = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+        for _ in range(10):
+            assert UniRouter.load(tmp_path).models in {("a", "b"), ("b",)}
+        time.sleep(0.003 * round_)
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+        loaded = UniRouter.load(tmp_path)
+        assert loaded.models in {("a", "b"), ("b",)}
+        local_router.save(tmp_path)

@@ -1,0 +1,336 @@
+"""The chat model, through the front door: `prompt | router | parser`."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from conftest import TOY_PROMPTS, toy_embed, toy_losses
+from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import RunnableConfig
+from langchain_core.tracers.context import collect_runs
+
+from unirouter_integrations import EmbeddingError, InvalidInputError, UniRouter, UnknownModelError
+from unirouter_integrations.langchain import ChatUniRouter
+
+
+class Echo(BaseChatModel):
+    """Answers with its name and the last message, word by word when streaming; counts and may fail."""
+
+    model_name: str
+    error: Exception | None = None
+
+    @property
+    def _llm_type(self) -> str:
+        return "echo"
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        return {**super()._get_ls_params(stop, **kwargs), "ls_provider": "echo", "ls_model_name": self.model_name}
+
+    def _words(self, messages: list[BaseMessage], stop: list[str] | None, kwargs: dict[str, Any]) -> list[str]:
+        if self.error is not None:
+            raise self.error
+        return [self.model_name, " ", messages[-1].text, *(stop or []), *(str(kwargs[key]) for key in sorted(kwargs))]
+
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        message = AIMessage(
+            "".join(self._words(messages, stop, kwargs)),
+            usage_metadata={"input_tokens": 10, "output_tokens": 5, "total_tokens": 15},
+            response_metadata={"model_name": self.model_name},
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _stream(
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> Iterator[ChatGenerationChunk]:
+        usage: Any = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+        for word in self._words(messages, stop, kwargs):
+            yield ChatGenerationChunk(message=AIMessageChunk(word))
+        end = AIMessageChunk("", usage_metadata=usage, response_metadata={"model_name": self.model_name})
+        yield ChatGenerationChunk(message=end)
+
+    async def _agenerate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        await asyncio.sleep(0)
+        return self._generate(messages, stop, **kwargs)
+
+    async def _astream(
+        self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        for chunk in self._stream(messages, stop, **kwargs):
+            yield chunk
+
+
+PROMPT = ChatPromptTemplate.from_messages([("system", "You are brief. A poem is text."), ("human", "{question}")])
+QUESTIONS = [{"question": "a sum"}, {"question": "a poem"}, {"question": "a date"}]
+ANSWERS = ["abacus a sum", "poet a poem", "oracle a date"]
+
+
+@pytest.fixture
+def llm(router: UniRouter) -> ChatUniRouter:
+    return ChatUniRouter(router=router, models={name: Echo(model_name=name) for name in router.models})
+
+
+async def test_every_way_to_call_a_chain_reaches_the_chosen_model(llm: ChatUniRouter) -> None:
+    """invoke, stream, batch and their async forms, in `prompt | router | parser`."""
+    chain = PROMPT | llm | StrOutputParser()
+    assert [chain.invoke(question) for question in QUESTIONS] == ANSWERS
+    assert [await chain.ainvoke(question) for question in QUESTIONS] == ANSWERS
+    assert ["".join(chain.stream(question)) for question in QUESTIONS] == ANSWERS
+    assert ["".join([part async for part in chain.astream(question)]) for question in QUESTIONS] == ANSWERS
+    assert chain.batch(QUESTIONS) == ANSWERS
+    assert await chain.abatch(QUESTIONS) == ANSWERS
+    assert sorted(chain.batch_as_completed(QUESTIONS)) == list(enumerate(ANSWERS))
+    assert sorted([pair async for pair in chain.abatch_as_completed(QUESTIONS)]) == list(enumerate(ANSWERS))
+
+
+def test_a_stream_comes_in_pieces(llm: ChatUniRouter) -> None:
+    """Not collected first."""
+    assert [chunk.content for chunk in llm.stream("a poem")][:3] == ["poet", " ", "a poem"]
+
+
+@pytest.mark.parametrize(
+    "given_input",
+    ["a poem", [HumanMessage("a poem")], [("human", "a poem")], PROMPT.invoke({"question": "a poem"})],
+    ids=["text", "messages", "tuples", "prompt value"],
+)
+async def test_every_kind_of_input_is_taken(llm: ChatUniRouter, given_input: Any) -> None:
+    """What a chat model takes."""
+    assert llm.invoke(given_input).content == (await llm.ainvoke(given_input)).content == "poet a poem"
+
+
+def test_the_last_human_message_decides(llm: ChatUniRouter) -> None:
+    """Neither the system message nor earlier turns; without a human message, everything there is."""
+    history = [SystemMessage("poem"), HumanMessage("a poem"), AIMessage("a poem"), HumanMessage("a sum")]
+    assert llm.invoke(history).text == "abacus a sum"
+    assert llm.invoke([*history, AIMessage("poem: see tool")]).response_metadata["unirouter"]["model"] == "abacus"
+    assert llm.invoke([SystemMessage("write a poem")]).response_metadata["unirouter"]["model"] == "poet"
+    picture = HumanMessage([{"type": "text", "text": "a sum"}, {"type": "image_url", "image_url": {"url": "poem"}}])
+    assert llm.invoke([picture]).response_metadata["unirouter"]["model"] == "abacus"
+
+
+async def test_the_decision_is_on_every_answer(llm: ChatUniRouter) -> None:
+    """In `response_metadata`, beside what the model put there; of a stream on the first chunk, and so on their sum."""
+    expected = llm.router.route("a poem").as_dict()
+    for answer in (llm.invoke("a poem"), await llm.ainvoke("a poem"), *llm.batch(["a poem"])):
+        assert answer.response_metadata["unirouter"] == expected
+        assert answer.response_metadata["model_name"] == "poet"
+    for chunks in (list(llm.stream("a poem")), [chunk async for chunk in llm.astream("a poem")]):
+        assert [("unirouter" in chunk.response_metadata) for chunk in chunks[:2]] == [True, False]
+        total = chunks[0]
+        for chunk in chunks[1:]:
+            total += chunk
+        assert total.response_metadata["unirouter"] == expected
+        assert total.text == "poet a poem"
+
+
+def test_there_is_one_model_run_per_call_and_it_is_the_chosen_models(llm: ChatUniRouter) -> None:
+    """With its own name and provider in the trace, and the decision as metadata and tag."""
+    for call in (lambda c: llm.invoke("a poem", c), lambda c: list(llm.stream("a poem", c))):
+        with collect_runs() as runs:
+            call({"tags": ["mine"], "metadata": {"user": "me"}})
+        (run,) = runs.traced_runs
+        assert run.run_type == "chat_model" or run.run_type == "llm"
+        assert run.metadata["ls_model_name"] == "poet"
+        assert run.metadata["unirouter_model"] == "poet"
+        assert run.metadata["unirouter_expected_cost"] == 2
+        assert run.metadata["user"] == "me"
+        assert {"mine", "unirouter"} <= set(run.tags or [])
+
+
+async def test_tokens_are_counted_once(llm: ChatUniRouter) -> None:
+    """Under the name of the model that really answered, whichever way it was called."""
+    counter = UsageMetadataCallbackHandler()
+    config: RunnableConfig = {"callbacks": [counter]}
+    llm.invoke("a poem", config)
+    await llm.ainvoke("a poem", config)
+    list(llm.stream("a poem", config))
+    llm.batch(["a poem", "a sum"], config)
+    llm.generate([[HumanMessage("a poem")]], callbacks=[counter])
+    assert {name: usage["total_tokens"] for name, usage in counter.usage_metadata.items()} == {"poet": 75, "abacus": 15}
+
+
+def test_a_batch_is_embedded_in_one_call(router: UniRouter) -> None:
+    """And every input still goes to its own model."""
+    calls: list[int] = []
+
+    def counting(texts: list[str]) -> Any:
+        calls.append(len(texts))
+        return toy_embed(texts)
+
+    counted = UniRouter.fit(TOY_PROMPTS, embedder=counting, n_clusters=3, estimator="mean")
+    counted.register(counted.profile("abacus", TOY_PROMPTS, toy_losses("poem", "date"), cost=1))
+    counted.register(counted.profile("poet", TOY_PROMPTS, toy_losses("sum", "date"), cost=2))
+    llm = ChatUniRouter(router=counted, models={name: Echo(model_name=name) for name in counted.models})
+    calls.clear()
+    answers = (PROMPT | llm).batch([{"question": f"a {kind} {n}"} for n in range(50) for kind in ("sum", "poem")])
+    assert calls == [100]
+    assert [answer.text for answer in answers[:2]] == ["abacus a sum 0", "poet a poem 0"]
+    assert llm.batch([]) == []
+
+
+def test_arguments_reach_the_chosen_model(llm: ChatUniRouter) -> None:
+    """`stop`, keyword arguments, and what was bound to one of the models."""
+    assert llm.invoke("a poem", stop=["END"], temperature=0).content == "poet a poemEND0"
+    llm.models["poet"] = Echo(model_name="bound").bind(temperature=7)
+    assert llm.invoke("a poem").content == "bound a poem7"
+    assert "".join(chunk.text for chunk in llm.stream("a poem")) == "bound a poem7"
+
+
+async def test_an_error_of_the_chosen_model_passes_through(llm: ChatUniRouter) -> None:
+    """As it came; in a batch it may be returned in its place."""
+    llm.models["poet"] = Echo(model_name="poet", error=TimeoutError("too slow"))
+    with pytest.raises(TimeoutError, match="too slow"):
+        llm.invoke("a poem")
+    with pytest.raises(TimeoutError):
+        await llm.ainvoke("a poem")
+    with pytest.raises(TimeoutError):
+        list(llm.stream("a poem"))
+    failed, answered = llm.batch(["a poem", "a sum"], return_exceptions=True)
+    assert isinstance(failed, TimeoutError)
+    assert answered.text == "abacus a sum"
+
+
+def test_callbacks_tags_and_metadata_of_the_router_apply(router: UniRouter) -> None:
+    """What was given to the constructor is not lost by delegating."""
+    started = []
+
+    class Watch(BaseCallbackHandler):
+        def on_chat_model_start(self, *_: Any, tags: Any = None, metadata: Any = None, **__: Any) -> None:
+            started.append((tags, metadata))
+
+    models = {name: Echo(model_name=name) for name in router.models}
+    llm = ChatUniRouter(router=router, models=models, callbacks=[Watch()], tags=["team"], metadata={"unit": 7})
+    llm.invoke("a sum", {"tags": ["call"]})
+    ((tags, metadata),) = started
+    assert {"team", "call", "unirouter"} <= set(tags)
+    assert metadata["unit"] == 7
+
+
+def test_a_model_joins_every_chain_that_holds_the_router(llm: ChatUniRouter) -> None:
+    """Registered while the chain is in use: its next call goes there, and after removal no longer."""
+    chain = PROMPT | llm.with_config(tags=["x"]) | StrOutputParser()
+    assert chain.invoke({"question": "a date"}) == "oracle a date"
+    profile = llm.router.profile("calendar", TOY_PROMPTS, toy_losses("sum", "poem"), cost=0.5)
+    llm.register("calendar", Echo(model_name="calendar"), profile)
+    assert chain.invoke({"question": "a date"}) == "calendar a date"
+    llm.unregister("calendar")
+    assert chain.invoke({"question": "a date"}) == "oracle a date"
+    with pytest.raises(UnknownModelError):
+        llm.unregister("calendar")
+
+
+def test_registering_what_does_not_fit_changes_nothing(llm: ChatUniRouter) -> None:
+    """Another name, other clusters, no chat model: refused, and the pool is as it was."""
+    profile = llm.router.profile("calendar", TOY_PROMPTS, toy_losses(), cost=0.5)
+    other = UniRouter.fit(TOY_PROMPTS, n_clusters=2).profile("poet", TOY_PROMPTS, toy_losses(), cost=0)
+    before = dict(llm.models)
+    for name, model, given_profile in (
+        ("kalender", Echo(model_name="x"), profile),
+        ("calendar", "gpt", profile),
+        ("poet", Echo(model_name="x"), other),
+    ):
+        with pytest.raises(InvalidInputError):
+            llm.register(name, model, given_profile)  # type: ignore[arg-type]
+    assert llm.models == before
+    assert llm.router.models == ("abacus", "oracle", "poet")
+
+
+def test_the_router_may_know_more_models_than_the_chat_model(router: UniRouter) -> None:
+    """Only those with a chat model take part."""
+    llm = ChatUniRouter(router=router, models={"poet": Echo(model_name="poet"), "oracle": Echo(model_name="oracle")})
+    assert llm.invoke("a sum").text == "oracle a sum"
+
+
+def test_the_cost_weight_may_be_the_chat_models_own(router: UniRouter) -> None:
+    """Two chat models over one router, each with its own trade-off; without one, the router's."""
+    models = {name: Echo(model_name=name) for name in router.models}
+    frugal, careful = (ChatUniRouter(router=router, models=models, cost_weight=weight) for weight in (5, 0))
+    assert (frugal.invoke("a date").text, careful.invoke("a date").text) == ("abacus a date", "oracle a date")
+    follows = ChatUniRouter(router=router, models=models)
+    router.cost_weight = 5
+    assert follows.invoke("a date").text == "abacus a date"
+    with pytest.raises(InvalidInputError, match="cost_weight"):
+        ChatUniRouter(router=router, models=models, cost_weight=-1).invoke("a date")
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        ({}, "models is empty"),
+        ({"gpt": Echo(model_name="gpt")}, r"no profile of 'gpt'; it has \['abacus', 'oracle', 'poet'\]"),
+        ({"poet": "gpt"}, "'poet' should be a LangChain chat model, bare or bound, not str"),
+        ({1: Echo(model_name="gpt")}, "named by str"),
+        ([Echo(model_name="gpt")], "models should be a dict"),
+    ],
+)
+def test_models_that_cannot_work_are_refused_at_once(router: UniRouter, models: Any, message: str) -> None:
+    """When it is built, not at the first call."""
+    with pytest.raises(ValueError, match=message):
+        ChatUniRouter(router=router, models=models)
+
+
+def test_the_repr_names_models_and_shows_nothing_else_of_them(router: UniRouter) -> None:
+    """Chat models hold keys."""
+    models = {name: Echo(model_name=name, metadata={"key": "SECRET"}) for name in router.models}
+    llm = ChatUniRouter(router=router, models=models)
+    assert "SECRET" not in repr(llm) + str(llm)
+    assert "abacus" in repr(llm)
+    with pytest.raises(ValueError, match="no profile") as error:
+        ChatUniRouter(router=router, models={"x": models["poet"]})
+    assert "SECRET" not in str(error.value)
+
+
+async def test_legacy_callers_of_generate_are_served(llm: ChatUniRouter) -> None:
+    """`generate`, `agenerate` and `generate_prompt` route each list of messages."""
+    batches: list[list[BaseMessage]] = [[HumanMessage("a sum")], [HumanMessage("a poem")]]
+    for result in (
+        llm.generate(batches),
+        await llm.agenerate(batches),
+        llm.generate_prompt([PROMPT.invoke({"question": kind}) for kind in ("a sum", "a poem")]),
+    ):
+        assert [generations[0].text for generations in result.generations] == ANSWERS[:2]
+
+
+async def test_events_show_the_chosen_model_once(llm: ChatUniRouter) -> None:
+    """`astream_events`: one start, one end, under the metadata of the decision."""
+    events = [event async for event in llm.astream_events("a poem", version="v2")]
+    kinds = [event["event"] for event in events]
+    assert kinds.count("on_chat_model_start") == kinds.count("on_chat_model_end") == 1
+    assert events[0]["metadata"]["unirouter_model"] == "poet"
+
+
+async def test_an_embedder_that_fails_is_not_hidden(router: UniRouter) -> None:
+    """Its error reaches the caller, sync and async, single and in a batch."""
+    working = True
+
+    def sometimes(texts: list[str]) -> Any:
+        return toy_embed(texts) if working else [[float("nan")] * 4 for _ in texts]
+
+    broken = UniRouter.fit(TOY_PROMPTS, embedder=sometimes, n_clusters=3)
+    broken.register(broken.profile("m", TOY_PROMPTS, toy_losses(), cost=1))
+    llm = ChatUniRouter(router=broken, models={"m": Echo(model_name="m")})
+    working = False
+    with pytest.raises(EmbeddingError):
+        llm.invoke("a sum")
+    with pytest.raises(EmbeddingError):
+        await llm.ainvoke("a sum")
+    with pytest.raises(EmbeddingError):
+        llm.batch(["a sum"])
+    with pytest.raises(EmbeddingError):
+        list(llm.stream("a sum"))
+
+
+async def test_answers_do_not_cross_under_concurrency(llm: ChatUniRouter) -> None:
+    """Two hundred calls at once, in tasks and in threads: each is answered by the model of its own decision."""
+    questions = [f"a {kind} {n}" for n in range(70) for kind in ("sum", "poem", "date")]
+    answers = await asyncio.gather(*(llm.ainvoke(question) for question in questions))
+    answers += llm.batch(questions, {"max_concurrency": 16})
+    for question, answer in zip(questions * 2, answers, strict=True):
+        assert answer.text == f"{answer.response_metadata['unirouter']['model']} {question}"
+    assert threading.active_count() < 50
