@@ -26,7 +26,7 @@ def toy_losses(*wrong: str) -> list[float]:
 
 @pytest.fixture
 def router() -> UniRouter:
-    """Three clusters (sum, poem, date) and three models: two specialists and a dear generalist, under the paper's rule."""
+    """Three clusters (sum, poem, date), two specialists and a dear generalist, under the paper's estimator."""
     router = UniRouter.fit(TOY_PROMPTS, embedder=toy_embed, n_clusters=3, estimator="mean")
     router.register(router.profile("abacus", TOY_PROMPTS, toy_losses("poem", "date"), cost=1))
     router.register(router.profile("poet", TOY_PROMPTS, toy_losses("sum", "date"), cost=2))

@@ -117,7 +117,7 @@ def test_vectors_of_another_dimension_are_refused(clusters: PromptClusters) -> N
     """Both dimensions are named."""
     with pytest.raises(EmbeddingError, match="dimension 5, but the router was fitted on dimension 4"):
         clusters.assign_vectors(np.ones((1, 5)))
-    with pytest.raises(EmbeddingError, match="2 vectors|60 texts"):
+    with pytest.raises(EmbeddingError, match="60 texts should give 60 vectors, but there are 2"):
         PromptClusters.fit(TOY_PROMPTS, None, vectors=np.ones((2, 3)))
 
 

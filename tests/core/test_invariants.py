@@ -41,7 +41,9 @@ def test_imports_point_down_only(source: Path) -> None:
     if layer(source) == "__init__":
         return
     assert layer(source) in LAYERS, "name the layer of a new module"
-    ours = {name.split(".")[1] for name in imported(source, everywhere=True) if name.startswith("unirouter_integrations.")}
+    ours = {
+        name.split(".")[1] for name in imported(source, everywhere=True) if name.startswith("unirouter_integrations.")
+    }
     allowed = set(LAYERS[: LAYERS.index(layer(source)) + (layer(source) in {"langchain", "llamaindex"})])
     assert ours <= (allowed - {"langchain"} if layer(source) == "llamaindex" else allowed)
 

@@ -7,7 +7,11 @@ import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unirouter_integrations import LLMProfile, PromptClusters, UniRouter
+from unirouter_integrations import ErrorPrior, LLMProfile, PromptClusters, UniRouter
+from unirouter_integrations.profiles import Estimator
+
+Models = list[tuple[list[int], float | tuple[float, ...]]]
+"""For each model how often out of 8 it was wrong in each cluster, and its cost or costs."""
 
 K = 3
 CLUSTERS = PromptClusters.fit(["a", "b", "c"], None, vectors=np.eye(K), n_clusters=K)
@@ -23,7 +27,7 @@ POOL = st.lists(PROFILE, min_size=1, max_size=6)
 WEIGHT = st.integers(0, 64).map(lambda n: n / 8)
 
 
-def routed(pool: list[tuple[list[int], float | tuple[float, ...]]], order: list[int] | None = None) -> UniRouter:
+def routed(pool: Models, order: list[int] | None = None) -> UniRouter:
     """A router over models that were wrong so many times out of 8 in each cluster."""
     router = UniRouter(CLUSTERS, estimator="mean")
     for index in order or range(len(pool)):
@@ -39,7 +43,7 @@ def outcome(router: UniRouter, weight: float) -> tuple[npt.NDArray[np.float64], 
 
 
 @given(POOL, WEIGHT, WEIGHT)
-def test_more_cost_weight_never_costs_more_nor_errs_less(pool: list[tuple[list[int], float]], a: float, b: float) -> None:
+def test_more_cost_weight_never_costs_more_nor_errs_less(pool: Models, a: float, b: float) -> None:
     """As the weight rises, expected cost never rises and expected error never falls, on any prompt."""
     router = routed(pool)
     (error_low, cost_low), (error_high, cost_high) = outcome(router, min(a, b)), outcome(router, max(a, b))
@@ -48,7 +52,7 @@ def test_more_cost_weight_never_costs_more_nor_errs_less(pool: list[tuple[list[i
 
 
 @given(POOL)
-def test_at_weight_zero_the_least_error_wins_and_of_these_the_cheapest(pool: list[tuple[list[int], float]]) -> None:
+def test_at_weight_zero_the_least_error_wins_and_of_these_the_cheapest(pool: Models) -> None:
     """Compared with all candidates of the ranking."""
     for decision in routed(pool).route_many(vectors=VECTORS, cost_weight=0):
         assert decision.expected_error == min(c.expected_error for c in decision.ranking)
@@ -57,8 +61,8 @@ def test_at_weight_zero_the_least_error_wins_and_of_these_the_cheapest(pool: lis
 
 
 @given(POOL, WEIGHT)
-def test_the_score_is_the_formula_and_the_winner_has_the_least(pool: list[tuple[list[int], float]], w: float) -> None:
-    """error + cost_weight * cost; the ranking is sorted by it and starts with the winner."""
+def test_the_score_is_the_formula_and_the_winner_has_the_least(pool: Models, w: float) -> None:
+    """It is error + cost_weight * cost; the ranking is sorted by it and starts with the winner."""
     for decision in routed(pool).route_many(vectors=VECTORS, cost_weight=w):
         assert decision.score == decision.expected_error + w * decision.expected_cost
         scores = [candidate.score for candidate in decision.ranking]
@@ -68,7 +72,7 @@ def test_the_score_is_the_formula_and_the_winner_has_the_least(pool: list[tuple[
 
 
 @given(POOL, WEIGHT, st.integers(0, 5), st.integers(1, 8))
-def test_a_dominated_model_is_never_chosen(pool: list[tuple[list[int], float]], w: float, which: int, worse: int) -> None:
+def test_a_dominated_model_is_never_chosen(pool: Models, w: float, which: int, worse: int) -> None:
     """A copy of a model that is nowhere better and everywhere dearer stays out; so does one that only errs more."""
     errors, cost = pool[which % len(pool)]
     dearer = (errors, float(np.max(cost)) + 1)
@@ -80,7 +84,7 @@ def test_a_dominated_model_is_never_chosen(pool: list[tuple[list[int], float]], 
 
 
 @given(st.data(), POOL, WEIGHT)
-def test_the_order_of_registration_does_not_matter(data: st.DataObject, pool: list[tuple[list[int], float]], w: float) -> None:
+def test_the_order_of_registration_does_not_matter(data: st.DataObject, pool: Models, w: float) -> None:
     """Not even between models that are equal in everything."""
     order = data.draw(st.permutations(range(len(pool))))
     a = routed(pool).route_many(vectors=VECTORS, cost_weight=w)
@@ -88,7 +92,7 @@ def test_the_order_of_registration_does_not_matter(data: st.DataObject, pool: li
 
 
 @given(POOL, WEIGHT)
-def test_candidates_that_do_not_win_do_not_matter(pool: list[tuple[list[int], float]], w: float) -> None:
+def test_candidates_that_do_not_win_do_not_matter(pool: Models, w: float) -> None:
     """Taking a loser away changes nothing; among the winner alone, it wins with the same numbers."""
     router = routed(pool)
     for vector in VECTORS:
@@ -100,7 +104,7 @@ def test_candidates_that_do_not_win_do_not_matter(pool: list[tuple[list[int], fl
 
 
 @given(POOL, st.floats(0, 1))
-def test_a_calibrated_budget_is_kept(pool: list[tuple[list[int], float]], position: float) -> None:
+def test_a_calibrated_budget_is_kept(pool: Models, position: float) -> None:
     """Anywhere between the cheapest possible and the dearest."""
     router = routed(pool)
     cheapest = float(np.mean([min(c.expected_cost for c in d.ranking) for d in router.route_many(vectors=VECTORS)]))
@@ -110,12 +114,12 @@ def test_a_calibrated_budget_is_kept(pool: list[tuple[list[int], float]], positi
 
 
 @settings(max_examples=25, deadline=None)
-@given(POOL, WEIGHT, st.sampled_from(["mean", "laplace", "empirical_bayes"]), st.booleans())
+@given(POOL, WEIGHT, st.sampled_from(["mean", "laplace", "empirical_bayes"]), st.sampled_from([None, PRIOR]))
 def test_a_loaded_router_decides_like_the_saved_one(
-    pool: list[tuple[list[int], float]], w: float, estimator: str, with_prior: bool
+    pool: Models, w: float, estimator: Estimator, prior: ErrorPrior | None
 ) -> None:
     """To the last bit, ranking included, for every estimator and with or without a prior."""
-    router = UniRouter(CLUSTERS, estimator=estimator, prior=PRIOR if with_prior else None)  # type: ignore[arg-type]
+    router = UniRouter(CLUSTERS, estimator=estimator, prior=prior)
     for profile in routed(pool).profiles.values():
         router.register(profile)
     router.cost_weight = w

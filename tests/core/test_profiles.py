@@ -9,8 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from unirouter_integrations import ErrorPrior, InvalidInputError, LLMProfile
+from unirouter_integrations.profiles import ESTIMATORS
 
-ARTICLE = LLMProfile("gpt", [400, 400, 400], [80, 220, 60], cost=1.0)  # type: ignore[arg-type]  # lists are taken too
+
+def counted(counts: list[float], losses: list[float], clusters: str | None = None) -> LLMProfile:
+    return LLMProfile("gpt", np.array(counts), np.array(losses), cost=1.0, clusters=clusters)
+
+
+ARTICLE = counted([400, 400, 400], [80, 220, 60])
 
 
 def test_the_article_example_under_the_mean() -> None:
@@ -25,23 +31,23 @@ def test_the_article_example_under_laplace() -> None:
     error, std = ARTICLE.estimate("laplace")
     np.testing.assert_allclose(error, [81 / 402, 221 / 402, 61 / 402])
     np.testing.assert_allclose(std, np.sqrt(error * (1 - error) / 403))
-    empty = LLMProfile("new", [10, 0], [5, 0], cost=1).estimate("laplace")  # type: ignore[arg-type]
+    empty = counted([10, 0], [5, 0]).estimate("laplace")
     assert empty.error[1] == 0.5
     assert empty.std[1] > empty.std[0]
 
 
 def test_an_empty_cluster_under_the_mean_takes_the_mean_of_the_model() -> None:
     """The paper does not say; without any graded prompt at all it is 0.5."""
-    some = LLMProfile("new", [10, 0], [2, 0], cost=1)  # type: ignore[arg-type]
+    some = counted([10, 0], [2, 0])
     np.testing.assert_allclose(some.estimate("mean").error, [0.2, 0.2])
-    none = LLMProfile("new", [0, 0], [0, 0], cost=1)  # type: ignore[arg-type]
-    for estimator in ("mean", "laplace", "empirical_bayes"):
-        np.testing.assert_allclose(none.estimate(estimator).error, 0.5)  # type: ignore[arg-type]
+    none = counted([0, 0], [0, 0])
+    for estimator in ESTIMATORS:
+        np.testing.assert_allclose(none.estimate(estimator).error, 0.5)
 
 
 def test_without_a_prior_empirical_bayes_shrinks_to_the_mean_of_the_model() -> None:
     """As if 16 more prompts had given the model's own mean."""
-    profile = LLMProfile("new", [4, 0, 16], [0, 0, 10], cost=1)  # type: ignore[arg-type]
+    profile = counted([4, 0, 16], [0, 0, 10])
     np.testing.assert_allclose(profile.estimate().error, [(0 + 8) / 20, 0.5, (10 + 8) / 32])
     assert profile.estimate().std[1] > profile.estimate().std[0] > profile.estimate().std[2]
 
@@ -183,7 +189,7 @@ def test_only_profiles_of_one_model_add() -> None:
         with pytest.raises(InvalidInputError, match="Only profiles of one model over the same clusters add"):
             ARTICLE + profile
     with pytest.raises(InvalidInputError, match="clusters add"):
-        LLMProfile("m", [1], [1], 1, clusters="a") + LLMProfile("m", [1], [1], 1, clusters="b")  # type: ignore[arg-type]
+        counted([1], [1], "a") + counted([1], [1], "b")
     with pytest.raises(TypeError):
         ARTICLE + 1  # type: ignore[operator]
 

@@ -1,5 +1,6 @@
 """Routers on disk: what is written, what is refused, and that no save is half a save."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -179,21 +180,19 @@ def test_damaged_arrays_are_refused(
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.integers(0, 10**6), st.binary(min_size=1, max_size=8), st.booleans())
+@given(st.integers(0, 10**6), st.binary(min_size=1, max_size=8), st.sampled_from(["router.json", "router.safetensors"]))
 def test_any_corruption_is_one_of_our_errors(
-    local_router: UniRouter, tmp_path: Path, position: int, noise: bytes, in_json: bool
+    local_router: UniRouter, tmp_path: Path, position: int, noise: bytes, name: str
 ) -> None:
     """Bytes overwritten anywhere: either the load still works, or it fails with one of our errors."""
     local_router.save(tmp_path)
-    file = tmp_path / ("router.json" if in_json else "router.safetensors")
+    file = tmp_path / name
     data = bytearray(file.read_bytes())
     start = position % len(data)
     data[start : start + len(noise)] = noise
     file.write_bytes(data)
-    try:
+    with contextlib.suppress(UniRouterError):
         UniRouter.load(tmp_path).route("a sum")
-    except UniRouterError:
-        pass
 
 
 def test_a_path_that_is_a_file_is_refused(local_router: UniRouter, tmp_path: Path) -> None:
@@ -209,7 +208,7 @@ def test_a_path_that_is_a_file_is_refused(local_router: UniRouter, tmp_path: Pat
 def test_a_save_that_dies_leaves_a_whole_router(
     local_router: UniRouter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fatal: int
 ) -> None:
-    """Whichever of its steps is the last one, the folder holds the old router or the new one, and can be saved again."""
+    """Whichever step is its last, the folder holds the old router or the new one, and can be saved to again."""
     local_router.save(tmp_path)
     local_router.unregister("a")
     steps = 0

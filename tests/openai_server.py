@@ -1,0 +1,59 @@
+"""A server on loopback that speaks the OpenAI chat protocol, for real clients."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Answer = Callable[[str, list[dict[str, Any]]], str]
+
+
+@contextmanager
+def openai_server(answer: Answer) -> Iterator[str]:
+    """Serve `answer(model, messages)` as chat completions, plain and streamed; yields the base URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            text = answer(request["model"], request["messages"])
+            read = sum(len(str(message["content"]).split()) for message in request["messages"])
+            written = len(text.split())
+            usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+            common = {"id": "chatcmpl-1", "created": 1, "model": request["model"]}
+            if not request.get("stream"):
+                choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+                body = {**common, "object": "chat.completion", "choices": [choice], "usage": usage}
+                return self._send("application/json", json.dumps(body).encode())
+            chunks: list[dict[str, Any]] = [
+                {"choices": [{"index": 0, "delta": {"role": "assistant", "content": word}, "finish_reason": None}]}
+                for word in text.split(" ")
+            ]
+            chunks += [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}]
+            chunks += [{"choices": [], "usage": usage}]
+            lines = [json.dumps({**common, "object": "chat.completion.chunk", **chunk}) for chunk in chunks]
+            return self._send("text/event-stream", "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode())
+
+        def _send(self, kind: str, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Connection", "close")  # no client is left with an open socket when a test ends
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

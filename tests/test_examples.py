@@ -1,0 +1,132 @@
+"""Every example runs."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai_server import openai_server
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+RECORDED = ROOT.parent / "shared" / "data"
+
+
+def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / script), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **environment},
+    )
+
+
+def table(output: str) -> dict[str, tuple[float, float]]:
+    """Accuracy and cost of each row of the table at the end."""
+    rows = re.findall(r"^   (routed|always the \w+|random).*?([\d.]+)% +([\d.]+)$", output, re.MULTILINE)
+    return {title: (float(accuracy), float(cost)) for title, accuracy, cost in rows}
+
+
+def test_the_main_example_routes_and_says_what_its_models_are() -> None:
+    """Better than every single model, at a fraction of the cost of the best; each of 56 questions is explained."""
+    result = run("route_chat_calls.py")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "LOCAL PROGRAMS" in result.stdout
+    assert "Their prices are made up" in result.stdout
+    rows = table(result.stdout)
+    assert rows["routed"][0] >= rows["always the best"][0] > rows["random"][0]
+    assert rows["always the cheapest"][1] < rows["routed"][1] < rows["always the best"][1] / 2
+    explained = re.findall(r"^          (\w+) for cluster \d+.*expected error .* at cost", result.stdout, re.MULTILINE)
+    assert len(explained) == 56
+    assert {"abacus", "almanac", "metric", "scholar", "scribe"} <= set(explained)
+
+
+def test_the_questions_answered_are_unseen() -> None:
+    """No question is in two of the three splits."""
+    lines = [json.loads(line) for line in (EXAMPLES / "data" / "prompts.jsonl").read_text().splitlines()]
+    assert len({line["prompt"] for line in lines}) == len(lines) > 400
+
+
+def test_the_main_example_runs_with_real_clients() -> None:
+    """Named models are made by init_chat_model and called over HTTP; here a server on loopback answers for them."""
+    pytest.importorskip("langchain_openai")
+    sys.path.insert(0, str(EXAMPLES))
+    try:
+        from local_models import local_models
+    finally:
+        sys.path.remove(str(EXAMPLES))
+    solvers = local_models()
+    asked: set[str] = set()
+
+    def answer(model: str, messages: list[dict[str, Any]]) -> str:
+        asked.add(model)
+        return solvers[model].invoke(messages[-1]["content"]).text
+
+    models = ["--model", "openai:scholar=15,60", "--model", "openai:metric=0.5,1.5", "--model", "openai:scribe=1,3"]
+    with openai_server(answer) as url:
+        result = run("route_chat_calls.py", *models, OPENAI_BASE_URL=url, OPENAI_API_KEY="test", NO_PROXY="127.0.0.1")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "LIVE models" in result.stdout
+    assert asked == {"scholar", "metric", "scribe"}
+    rows = table(result.stdout)
+    assert rows["routed"][0] >= rows["always the best"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", "openai:a"], "give its price in USD per million tokens"),
+        (["--model", "openai:a=1"], "give its price in USD per million tokens"),
+        (["--model", "openai:gpt-4o=1,2"], "Name at least two models"),
+    ],
+)
+def test_models_named_badly_are_refused_before_any_call(arguments: list[str], message: str) -> None:
+    """The message says how to name them."""
+    pytest.importorskip("langchain_openai")
+    result = run("route_chat_calls.py", *arguments, OPENAI_API_KEY="test")
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_the_estimators_are_compared_on_any_recorded_outcomes(tmp_path: Path) -> None:
+    """On a small table made here: six models, two kinds of prompts, every figure between 0 and 1."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    prompts = [f"{kind} number {n}" for n in range(150) for kind in ("sum of", "poem about")]
+    pq.write_table(
+        pa.table({"prompt_id": [str(i) for i in range(300)], "prompt": prompts}), tmp_path / "prompts.parquet"
+    )
+    rows = [
+        {
+            "prompt_id": str(i),
+            "model": f"m{m}",
+            "score": float((i * 7 + m * (i % 2)) % 6 < m),
+            "cost_usd": 0.001 * (m + 1),
+        }
+        for i in range(300)
+        for m in range(6)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "outcomes.parquet")
+    result = run("compare_estimators.py", "--data", str(tmp_path), "--seeds", "3", "--validation", "20")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "RECORDED outcomes: 6 models, 300 prompts" in result.stdout
+    rows_found = re.findall(r"^(empirical_bayes|laplace|mean|prompt-blind) +(\d\.\d{4})", result.stdout, re.MULTILINE)
+    assert len(rows_found) == 4
+    assert all(0 < float(figure) < 1 for _, figure in rows_found)
+
+
+@pytest.mark.skipif(not (RECORDED / "mmlu_pro").exists(), reason="recorded outcomes are not at hand")
+def test_empirical_bayes_leads_on_recorded_outcomes() -> None:
+    """Three splits of recorded MMLU-Pro outcomes: above the two other estimators and the prompt-blind router."""
+    result = run("compare_estimators.py", "--data", str(RECORDED / "mmlu_pro"), "--seeds", "3")
+    assert (result.returncode, result.stderr) == (0, "")
+    figures = re.findall(r"^([\w-]+) +(0\.\d{4})", result.stdout, re.MULTILINE)
+    areas = {method: float(area) for method, area in figures}
+    assert areas["empirical_bayes"] > max(areas["mean"], areas["laplace"], areas["prompt-blind"])
