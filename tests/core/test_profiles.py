@@ -46,9 +46,9 @@ def test_an_empty_cluster_under_the_mean_takes_the_mean_of_the_model() -> None:
 
 
 def test_without_a_prior_empirical_bayes_shrinks_to_the_mean_of_the_model() -> None:
-    """As if 16 more prompts had given the model's own mean."""
+    """As if 8 more prompts had given the model's own mean."""
     profile = counted([4, 0, 16], [0, 0, 10])
-    np.testing.assert_allclose(profile.estimate().error, [(0 + 8) / 20, 0.5, (10 + 8) / 32])
+    np.testing.assert_allclose(profile.estimate().error, [(0 + 4) / 12, 0.5, (10 + 4) / 24])
     assert profile.estimate().std[1] > profile.estimate().std[0] > profile.estimate().std[2]
 
 
