@@ -4,7 +4,8 @@ The paper's choice (section 5.1): K-means on the embeddings of unlabelled prompt
 the nearest centroid. Soft memberships, which its eq. 13 allows as well, are there beside it.
 """
 
-import hashlib
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,7 +84,7 @@ class PromptClusters:
         n_clusters: int | Literal["auto"] = "auto",
         seed: int = 0,
         vectors: npt.ArrayLike | None = None,
-    ) -> "PromptClusters":
+    ) -> PromptClusters:
         """Cluster some unlabelled prompts.
 
         Args:
@@ -152,6 +153,8 @@ class PromptClusters:
     @cached_property
     def fingerprint(self) -> str:
         """Tells clusters apart: profiles measured on other clusters have another one."""
+        import hashlib
+
         return hashlib.sha256(np.ascontiguousarray(self.centroids, "<f4").tobytes()).hexdigest()[:16]
 
     def embed(self, prompts: Sequence[str]) -> Vectors:
@@ -208,7 +211,7 @@ class PromptClusters:
         return state
 
     @classmethod
-    def from_state(cls, state: State, embedder: object = None) -> "PromptClusters":
+    def from_state(cls, state: State, embedder: object = None) -> PromptClusters:
         """The clusters that were saved as this state.
 
         Args:

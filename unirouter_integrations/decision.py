@@ -4,6 +4,8 @@ The paper's eq. 8 and 9. With Phi(x) the one-hot vector of a cluster, Phi(x) . P
 holds the tables of Psi and c for some models, and `best` is the argmin.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +68,7 @@ class RoutingDecision(Candidate):
     cluster: int
     terms: tuple[str, ...]
     cost_weight: float
-    _pool: "Pool" = dataclass_field(repr=False, compare=False)
+    _pool: Pool = dataclass_field(repr=False, compare=False)
 
     @property
     def ranking(self) -> tuple[Candidate, ...]:
@@ -130,7 +132,7 @@ class Pool:
             raise self.unknown(missing)
         return [index[name] for name in names]
 
-    def among(self, names: Sequence[str]) -> "Pool":
+    def among(self, names: Sequence[str]) -> Pool:
         """The snapshot of these models alone."""
         self.columns(names)
         return Pool({name: self.profiles[name] for name in names}, self.estimates, len(self.error))

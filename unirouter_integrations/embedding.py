@@ -3,6 +3,8 @@
 `as_embedder` makes an `Embedder` of whatever a user has; `LocalEmbedder` is the one that needs nothing.
 """
 
+from __future__ import annotations
+
 import math
 import os
 import re
@@ -155,7 +157,7 @@ class LocalEmbedder:
     @classmethod
     def fit(
         cls, prompts: Sequence[str], *, dimension: int = 256, max_terms: int = 20_000, seed: int = 0
-    ) -> "LocalEmbedder":
+    ) -> LocalEmbedder:
         """Fit on some prompts.
 
         Args:
@@ -210,7 +212,7 @@ class LocalEmbedder:
         write_folder(path, "embedder", self.to_state())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "LocalEmbedder":
+    def load(cls, path: str | os.PathLike[str]) -> LocalEmbedder:
         """Load what `save` wrote.
 
         Raises:
@@ -226,7 +228,7 @@ class LocalEmbedder:
         )
 
     @classmethod
-    def from_state(cls, state: State) -> "LocalEmbedder":
+    def from_state(cls, state: State) -> LocalEmbedder:
         """The embedder that was saved as this state."""
         terms = state.texts("terms")
         projection = state.numbers("projection", (len(terms), None))

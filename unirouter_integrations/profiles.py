@@ -4,6 +4,8 @@ A profile keeps *sufficient statistics* (per cluster: how many prompts were grad
 an estimate. So two runs of the same model add, and the same counts can be read under another estimator or prior.
 """
 
+from __future__ import annotations
+
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -109,7 +111,7 @@ class LLMProfile:
         cost: float | Sequence[float] | Floats,
         metadata: Mapping[str, Any] | None = None,
         clusters: str | None = None,
-    ) -> "LLMProfile":
+    ) -> LLMProfile:
         """Count graded prompts per cluster.
 
         Args:
@@ -141,7 +143,7 @@ class LLMProfile:
             price = np.where(counts > 0, spent / np.maximum(counts, 1), price[known].mean())
         return cls(name, counts, sums, price if price.ndim else float(price), metadata or {}, clusters)
 
-    def __add__(self, other: "LLMProfile") -> "LLMProfile":
+    def __add__(self, other: LLMProfile) -> LLMProfile:
         if not isinstance(other, LLMProfile):
             return NotImplemented
         same = (self.name, len(self), self.clusters or other.clusters)
@@ -176,7 +178,7 @@ class LLMProfile:
         total = self.counts.sum()
         return float(self.losses.sum() / total) if total else 0.5
 
-    def estimate(self, estimator: Estimator = "empirical_bayes", prior: "ErrorPrior | None" = None) -> ClusterErrors:
+    def estimate(self, estimator: Estimator = "empirical_bayes", prior: ErrorPrior | None = None) -> ClusterErrors:
         """The expected error in each cluster and its standard deviation.
 
         With n graded prompts of summed loss e in a cluster:
@@ -239,7 +241,7 @@ class ErrorPrior:
         assignment: npt.NDArray[np.intp],
         outcomes: Mapping[str, Sequence[float] | Floats],
         n_clusters: int,
-    ) -> "ErrorPrior":
+    ) -> ErrorPrior:
         """Learn the prior from what known models got right and wrong.
 
         The covariance is Ledoit and Wolf's shrinkage estimate (2004), and a fixed weak belief counts as one more model,

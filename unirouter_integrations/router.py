@@ -3,6 +3,8 @@
 Phi is `clusters`, Psi(h) and c(h) are estimated from the registered profiles, lambda is `cost_weight`.
 """
 
+from __future__ import annotations
+
 import math
 import os
 import threading
@@ -70,7 +72,7 @@ class UniRouter:
         outcomes: Mapping[str, Sequence[float] | Floats] | None = None,
         vectors: npt.ArrayLike | None = None,
         estimator: Estimator = "empirical_bayes",
-    ) -> "UniRouter":
+    ) -> UniRouter:
         """Learn from unlabelled prompts which kinds there are, and from known models how errors vary over them.
 
         Args:
@@ -368,7 +370,7 @@ class UniRouter:
         write_folder(path, "router", state)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, embedder: object = None) -> "UniRouter":
+    def load(cls, path: str | os.PathLike[str], *, embedder: object = None) -> UniRouter:
         """Load what `save` wrote. Nothing in the folder is executed or imported.
 
         Args:
@@ -433,7 +435,7 @@ class UniRouter:
             return self._clusters.assign(prompts)
         return self._clusters.assign_vectors(vectors)  # type: ignore[arg-type]  # one of the two is there
 
-    def _candidates(self, among: Iterable[str] | None) -> "Pool":
+    def _candidates(self, among: Iterable[str] | None) -> Pool:
         pool = self._pool
         if among is not None:
             pool = pool.among(_names(among))
@@ -446,11 +448,11 @@ class UniRouter:
             raise NoModelError(msg)
         return pool
 
-    def _conditions(self, cost_weight: float | None, among: Iterable[str] | None) -> tuple["Pool", float]:
+    def _conditions(self, cost_weight: float | None, among: Iterable[str] | None) -> tuple[Pool, float]:
         weight = self._cost_weight if cost_weight is None else _checked_weight(cost_weight)
         return self._candidates(among), weight
 
-    def _decide(self, clusters: npt.NDArray[np.intp], pool: "Pool", cost_weight: float) -> list[RoutingDecision]:
+    def _decide(self, clusters: npt.NDArray[np.intp], pool: Pool, cost_weight: float) -> list[RoutingDecision]:
         """One decision for each cluster in use; all prompts of a cluster share it."""
         terms = self._clusters.terms
         decisions = {k: pool.decide(k, terms[k], cost_weight) for k in set(clusters.tolist())}

@@ -5,8 +5,9 @@ A `State` is saved as two files, `<stem>.json` (what a person may read and compa
 cannot execute anything.
 """
 
+from __future__ import annotations
+
 import contextlib
-import hashlib
 import json
 import os
 import threading
@@ -37,12 +38,12 @@ class State:
     arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     where: str = ""
 
-    def nest(self, name: str, part: "State") -> None:
+    def nest(self, name: str, part: State) -> None:
         """Put the state of a part under a name."""
         self.document[name] = part.document
         self.arrays.update({f"{name}.{key}": array for key, array in part.arrays.items()})
 
-    def part(self, name: str) -> "State":
+    def part(self, name: str) -> State:
         """The state that was nested under a name."""
         prefix = f"{name}."
         arrays = {key[len(prefix) :]: array for key, array in self.arrays.items() if key.startswith(prefix)}
@@ -71,7 +72,7 @@ class State:
             raise StorageError(msg)
         return values
 
-    def parts(self, key: str) -> list["State"]:
+    def parts(self, key: str) -> list[State]:
         """The list of JSON objects under a key, each to be read like a document."""
         values = self.value(key, list)
         if not all(type(value) is dict for value in values):
@@ -128,7 +129,7 @@ def write_folder(path: str | os.PathLike[str], stem: str, state: State) -> None:
         raise StorageError(msg)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = save({key: np.ascontiguousarray(array) for key, array in state.arrays.items()})
-    document = {**state.document, _DIGEST: hashlib.sha256(arrays).hexdigest()}
+    document = {**state.document, _DIGEST: _digest(arrays)}
     text = json.dumps(document, indent=2, allow_nan=False).encode() + b"\n"
     pending = folder / f"{stem}.safetensors.new"
     _replace(pending, arrays)
@@ -152,13 +153,19 @@ def read_folder(path: str | os.PathLike[str], stem: str) -> State:
         for name in (f"{stem}.safetensors", f"{stem}.safetensors.new"):
             with contextlib.suppress(OSError):
                 data = (folder / name).read_bytes()
-                if hashlib.sha256(data).hexdigest() == document.get(_DIGEST):
+                if _digest(data) == document.get(_DIGEST):
                     return State(document, _arrays(data, folder / name))
     msg = (
         f"{stem}.safetensors in {str(folder)!r} is missing, damaged or not the one that {stem}.json was saved with "
         "(their digests differ). Restore both files from one save."
     )
     raise StorageError(msg)
+
+
+def _digest(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()
 
 
 def _replace(target: Path, data: bytes) -> None:
