@@ -66,19 +66,20 @@ class State:
 
     def texts(self, key: str) -> list[str]:
         """The list of strings under a key."""
-        values = self.value(key, list)
-        if not all(type(value) is str for value in values):
-            msg = f"{self.where}{key} should be a list of strings. The saved file is damaged."
-            raise StorageError(msg)
-        return values
+        return self._list(key, str)
 
     def parts(self, key: str) -> list[State]:
         """The list of JSON objects under a key, each to be read like a document."""
-        values = self.value(key, list)
-        if not all(type(value) is dict for value in values):
-            msg = f"{self.where}{key} should be a list of objects. The saved file is damaged."
-            raise StorageError(msg)
+        values = self._list(key, dict)
         return [State(value, where=f"{self.where}{key}[{index}].") for index, value in enumerate(values)]
+
+    def _list(self, key: str, kind: type[T]) -> list[T]:
+        values = self.value(key, list)
+        for index, value in enumerate(values):
+            if type(value) is not kind:
+                msg = f"{self.where}{key}[{index}] should be {kind.__name__}. The saved file is damaged."
+                raise StorageError(msg)
+        return values
 
     def numbers(
         self, key: str, shape: tuple[int | None, ...], *, low: float = -np.inf, high: float = np.inf
