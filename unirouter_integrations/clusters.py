@@ -262,7 +262,7 @@ class PromptClusters:
 def _embedder(embedder: object, texts: list[str], seed: int) -> Embedder | None:
     if embedder is None:
         return None
-    if isinstance(embedder, str) and embedder == "local":
+    if embedder == "local":
         return LocalEmbedder.fit(texts, seed=seed)
     return as_embedder(embedder)
 

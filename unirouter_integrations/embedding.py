@@ -56,6 +56,9 @@ def as_embedder(x: object) -> Embedder:
         MissingDependencyError: If a name is given and sentence-transformers is not installed.
     """
     if isinstance(x, str):
+        if x == "local":
+            msg = 'The "local" embedder is fitted on prompts first: LocalEmbedder.fit(prompts).'
+            raise InvalidInputError(msg)
         return _from_sentence_transformer(_load_sentence_transformer(x), x)
     if isinstance(x, type):
         msg = f"{x.__name__} is a class; pass an instance of it as the embedder."

@@ -95,10 +95,10 @@ async def test_a_llamaindex_embedding_is_used_in_query_mode() -> None:
     assert embedder.name.startswith("llamaindex:")
 
 
-@pytest.mark.parametrize("thing", [3, None, {"a": 1}, DeterministicFakeEmbedding])
+@pytest.mark.parametrize("thing", [3, None, {"a": 1}, DeterministicFakeEmbedding, "local"])
 def test_anything_else_is_refused_by_name(thing: object) -> None:
     """The error says what was given and what may be."""
-    with pytest.raises(InvalidInputError, match=r"int|NoneType|dict|DeterministicFakeEmbedding"):
+    with pytest.raises(InvalidInputError, match=r"int|NoneType|dict|DeterministicFakeEmbedding|LocalEmbedder.fit"):
         as_embedder(thing)
 
 
