@@ -104,8 +104,11 @@ class PromptClusters:
         if not texts:
             msg = "There are no prompts to fit on; give at least one."
             raise InvalidInputError(msg)
-        if n_clusters != "auto" and (type(n_clusters) is not int or n_clusters < 1):
+        if n_clusters != "auto" and not (_is_whole(n_clusters) and n_clusters >= 1):
             msg = f'n_clusters should be a whole number of at least 1 or "auto", but is {n_clusters!r}.'
+            raise InvalidInputError(msg)
+        if not (_is_whole(seed) and 0 <= seed < 2**32):
+            msg = f"seed should be a whole number from 0 to 2**32 - 1, but is {seed!r}."
             raise InvalidInputError(msg)
         if embedder is None and vectors is None:
             msg = "Without an embedder the vectors of the prompts are needed; give vectors= or embedder=."
@@ -257,6 +260,10 @@ class PromptClusters:
             msg = "This router was fitted on vectors, without an embedder; give it vectors instead of prompts."
             raise EmbeddingError(msg)
         return self.embedder
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool)
 
 
 def _embedder(embedder: object, texts: list[str], seed: int) -> Embedder | None:

@@ -6,7 +6,6 @@ holds the tables of Psi and c for some models, and `best` is the argmin.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -152,7 +151,7 @@ def weight_for_budget(pool: Pool, share: Floats, budget: float) -> float:
         budget: The cost per call that must not be exceeded, in the mean.
     """
     cheapest = float(share @ pool.cost.min(axis=1))
-    if not (math.isfinite(budget) and budget >= cheapest * (1 - _ROUNDING)):
+    if budget < cheapest * (1 - _ROUNDING):
         msg = (
             f"A budget of {budget:g} per call cannot be kept: even sending each prompt to the cheapest model for it "
             f"costs {cheapest:g} in the mean."
@@ -174,10 +173,10 @@ def weight_for_quality(pool: Pool, share: Floats, quality: float) -> float:
     success = 1 - pool.error
     best_single, reachable = float((share @ success).max()), pool.mean_of_best(success, share, 0)
     goal = quality * best_single * (1 - _ROUNDING)
-    if not (math.isfinite(quality) and quality > 0 and reachable >= goal):
+    if reachable < goal:
         msg = (
-            f"A quality of {quality:g} times the best single model's ({best_single:.3f}) is not a positive number that "
-            f"can be reached; ignoring cost reaches {reachable:.3f}."
+            f"A quality of {quality:g} times the best single model's ({best_single:.3f}) cannot be reached; "
+            f"ignoring cost reaches {reachable:.3f}."
         )
         raise InvalidInputError(msg)
     if pool.mean_of_best(success, share, _LARGEST_WEIGHT) >= goal:

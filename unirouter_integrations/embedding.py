@@ -73,6 +73,7 @@ def as_embedder(x: object) -> Embedder:
     if hasattr(model, "encode"):
         return _from_sentence_transformer(model, None)
     if callable(model):
+        _refuse_coroutine_function(model)
         return _Adapted(_name("callable", model), model, None)
     msg = (
         f"{type(x).__name__} is not an embedder. Pass a callable from a list of texts to an (n, d) array, a "
@@ -274,6 +275,17 @@ class _Adapted:
 
     def __repr__(self) -> str:
         return f"Embedder({self.name!r})"
+
+
+def _refuse_coroutine_function(function: Callable[..., object]) -> None:
+    import inspect
+
+    if inspect.iscoroutinefunction(function):
+        msg = (
+            f"{function.__name__} is a coroutine function, which only aroute could call. Pass a LangChain Embeddings, "
+            "which has both embed_documents and aembed_documents."
+        )
+        raise InvalidInputError(msg)
 
 
 def _name(family: str, model: object) -> str:

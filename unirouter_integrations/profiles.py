@@ -131,7 +131,7 @@ class LLMProfile:
             raise InvalidInputError(msg)
         counts = np.bincount(assignment[known], minlength=n_clusters).astype(float)
         sums = np.bincount(assignment[known], graded[known], minlength=n_clusters).astype(float)
-        price: Floats = np.asarray(cost, float)
+        price = _as_floats(cost, f"the cost of {name!r}")
         if price.ndim:
             if price.shape != graded.shape:
                 msg = (
@@ -208,11 +208,7 @@ class LLMProfile:
         return ClusterErrors(error, np.sqrt(_spread(self.counts, self.losses) / np.maximum(self.counts, 1)))
 
     def _numbers(self, what: str, values: npt.ArrayLike) -> Floats:
-        try:
-            array = np.array(values, dtype=float)
-        except (TypeError, ValueError) as error:
-            msg = f"The {what} of the profile of {self.name!r} should be numbers: {error}"
-            raise InvalidInputError(msg) from error
+        array = _as_floats(values, f"the {what} of the profile of {self.name!r}")
         if not np.isfinite(array).all() or (array < 0).any():
             msg = f"The {what} of the profile of {self.name!r} should be finite and not negative, but is {values!r}."
             raise InvalidInputError(msg)
@@ -255,8 +251,8 @@ class ErrorPrior:
         Raises:
             InvalidInputError: If there is no model, or losses do not fit the prompts.
         """
-        if not outcomes:
-            msg = "outcomes is empty; give the losses of at least one known model, or leave it out."
+        if not (hasattr(outcomes, "items") and len(outcomes)):
+            msg = "outcomes should map the name of at least one known model to its losses; without any, leave it out."
             raise InvalidInputError(msg)
         errors = np.stack([_cluster_means(name, assignment, losses, n_clusters) for name, losses in outcomes.items()])
         errors = _filled(errors)
@@ -286,11 +282,7 @@ class ErrorPrior:
 
 def check_losses(losses: Sequence[float] | Floats, length: int, what: str) -> Floats:
     """The losses as `(length,)` floats between 0 and 1 (NaN: unknown), or an error that says what is wrong."""
-    try:
-        array = np.asarray(losses, float)
-    except (TypeError, ValueError) as error:
-        msg = f"Expected {what} to be numbers: {error}"
-        raise InvalidInputError(msg) from error
+    array = _as_floats(losses, what)
     if array.shape != (length,):
         msg = f"Expected {what} to be one number for each of the {length} prompts, but the shape is {array.shape}."
         raise InvalidInputError(msg)
@@ -303,6 +295,14 @@ def check_losses(losses: Sequence[float] | Floats, length: int, what: str) -> Fl
         )
         raise InvalidInputError(msg)
     return array
+
+
+def _as_floats(values: Any, what: str) -> Floats:
+    try:
+        return np.array(values, dtype=float)
+    except (TypeError, ValueError) as error:
+        msg = f"Expected {what} to be numbers: {error}"
+        raise InvalidInputError(msg) from error
 
 
 def check_estimator(estimator: str) -> None:

@@ -57,7 +57,7 @@ class UniRouter:
         self._clusters = clusters
         self._prior = prior
         self._estimator: Estimator = estimator
-        self._cost_weight = _checked_weight(cost_weight)
+        self._cost_weight = _checked_number(cost_weight, "cost_weight")
         self._pool = Pool({}, {}, len(clusters))
         self._lock = threading.Lock()
 
@@ -119,7 +119,7 @@ class UniRouter:
 
     @cost_weight.setter
     def cost_weight(self, value: float) -> None:
-        self._cost_weight = _checked_weight(value)
+        self._cost_weight = _checked_number(value, "cost_weight")
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -136,6 +136,14 @@ class UniRouter:
             f"UniRouter({self._clusters!r}, models={list(self.models)}, estimator={self._estimator!r}, "
             f"cost_weight={self._cost_weight:g})"
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the lock, so that a router can be copied and sent to worker processes."""
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._lock = threading.Lock()
 
     def profile(
         self,
@@ -331,9 +339,9 @@ class UniRouter:
         share /= share.sum()
 
         if budget is not None:
-            self.cost_weight = weight_for_budget(pool, share, budget)
+            self.cost_weight = weight_for_budget(pool, share, _checked_number(budget, "budget"))
         elif quality is not None:
-            self.cost_weight = weight_for_quality(pool, share, quality)
+            self.cost_weight = weight_for_quality(pool, share, _checked_number(quality, "quality"))
         return self.cost_weight
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -449,7 +457,7 @@ class UniRouter:
         return pool
 
     def _conditions(self, cost_weight: float | None, among: Iterable[str] | None) -> tuple[Pool, float]:
-        weight = self._cost_weight if cost_weight is None else _checked_weight(cost_weight)
+        weight = self._cost_weight if cost_weight is None else _checked_number(cost_weight, "cost_weight")
         return self._candidates(among), weight
 
     def _decide(self, clusters: npt.NDArray[np.intp], pool: Pool, cost_weight: float) -> list[RoutingDecision]:
@@ -482,18 +490,21 @@ def _as_batch(
 
 
 def _names(among: Iterable[str]) -> list[str]:
-    if isinstance(among, str):
-        msg = f"among should be a list of model names, but is the text {among!r}; put it in a list."
+    names: list[Any] | None = None
+    if hasattr(among, "__iter__") and not isinstance(among, str):
+        names = list(among)
+    if names is None or not all(isinstance(name, str) for name in names):
+        msg = f"among should be a list of model names, but is {among!r}."
         raise InvalidInputError(msg)
-    return list(dict.fromkeys(among))
+    return list(dict.fromkeys(names))
 
 
-def _checked_weight(cost_weight: float) -> float:
+def _checked_number(value: float, what: str) -> float:
     try:
-        weight = float(cost_weight)
+        number = math.nan if isinstance(value, str) else float(value)
     except (TypeError, ValueError):
-        weight = math.nan
-    if not (math.isfinite(weight) and weight >= 0):
-        msg = f"cost_weight should be a number of at least 0, but is {cost_weight!r}. 0 ignores cost."
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        msg = f"{what} should be a number of at least 0, but is {value!r}."
         raise InvalidInputError(msg)
-    return weight
+    return number

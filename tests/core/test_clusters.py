@@ -81,6 +81,18 @@ def test_a_senseless_number_of_clusters_is_refused(n_clusters: Any) -> None:
         PromptClusters.fit(TOY_PROMPTS, toy_embed, n_clusters=n_clusters)
 
 
+@pytest.mark.parametrize("seed", [-1, 2**32, "x", 1.5, None])
+def test_a_senseless_seed_is_refused(seed: Any) -> None:
+    """Before scikit-learn sees it."""
+    with pytest.raises(InvalidInputError, match="seed should be a whole number"):
+        PromptClusters.fit(TOY_PROMPTS, toy_embed, seed=seed)
+
+
+def test_numpys_whole_numbers_are_whole_numbers() -> None:
+    """As they come out of a search over settings."""
+    assert len(PromptClusters.fit(TOY_PROMPTS, toy_embed, n_clusters=np.int64(2), seed=np.int32(3))) == 2  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("prompts", [["one"], ["a", "b", "c"], ["same"] * 10])
 def test_fewer_distinct_prompts_than_clusters_is_a_clear_error(prompts: list[str]) -> None:
     """The message names both numbers."""

@@ -133,6 +133,16 @@ def test_vectors_that_cannot_be_used_are_refused(vectors: Any, message: str) -> 
     assert "broken" in str(error.value)
 
 
+def test_a_coroutine_function_is_refused() -> None:
+    """It cannot be called where nothing awaits it; the message says what can."""
+
+    async def embed(texts: Sequence[str]) -> Any:
+        raise AssertionError
+
+    with pytest.raises(InvalidInputError, match=r"embed is a coroutine function.*LangChain Embeddings"):
+        as_embedder(embed)
+
+
 def test_an_error_of_the_embedding_service_passes_through() -> None:
     """What a service raises is not ours to rename."""
 

@@ -117,7 +117,8 @@ def test_unknown_outcomes_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("outcomes", "message"),
     [
-        ({}, "outcomes is empty"),
+        ({}, "outcomes should map the name of at least one known model"),
+        ([[0, 1, 1]], "outcomes should map the name"),
         ({"a": [0, 1]}, "the outcomes of 'a' to be one number for each of the 3 prompts"),
         ({"a": [0, 1, 2]}, "number 2 is 2"),
         ({"a": [0, -0.5, 1]}, "number 1 is -0.5"),
@@ -145,7 +146,7 @@ def test_outcomes_that_make_no_sense_are_refused(outcomes: Any, message: str) ->
         (("m", [1], [1], np.nan), "cost of the profile of 'm' should be finite"),
         (("m", [1], [1], -2), "cost of the profile of 'm' should be finite"),
         (("m", [1], [1], [1, 2]), "a number or 1 numbers, one per cluster"),
-        (("m", [1], [1], "free"), "cost of the profile of 'm' should be numbers"),
+        (("m", [1], [1], "free"), "the cost of the profile of 'm' to be numbers"),
         (("m", [1], [1], 1, {"when": object()}), "plain JSON"),
         (("m", [1], [1], 1, {"rate": float("nan")}), "plain JSON"),
     ],

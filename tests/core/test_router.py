@@ -1,6 +1,7 @@
 """The router: who is chosen, why, and what is refused."""
 
 import contextlib
+import copy
 import threading
 from typing import Any
 
@@ -207,7 +208,9 @@ def test_a_cost_weight_that_makes_no_sense_is_refused(router: UniRouter, weight:
         ({"prompt": ["a"]}, r"one prompt.*route_many"),
         ({"prompt": 3}, "not int"),
         ({"vector": [[1, 2, 3, 4]]}, r"\(1, 4\)"),
-        ({"prompt": "a", "among": "abacus"}, "put it in a list"),
+        ({"prompt": "a", "among": "abacus"}, "among should be a list of model names, but is 'abacus'"),
+        ({"prompt": "a", "among": 3}, "among should be a list of model names, but is 3"),
+        ({"prompt": "a", "among": [["abacus"]]}, "among should be a list of model names"),
     ],
 )
 def test_a_call_that_makes_no_sense_is_refused(router: UniRouter, arguments: Any, message: str) -> None:
@@ -318,10 +321,11 @@ class TestCalibrate:
             ({}, "either budget= or quality="),
             ({"budget": 1, "quality": 1}, "either budget= or quality="),
             ({"budget": 0.9}, "budget of 0.9 per call cannot be kept.*costs 1 "),
-            ({"budget": float("nan")}, "budget of nan"),
-            ({"quality": 1.01}, "ignoring cost reaches 1"),
-            ({"quality": 0}, "not a positive number"),
-            ({"quality": float("nan")}, "not a positive number"),
+            ({"budget": float("nan")}, "budget should be a number of at least 0, but is nan"),
+            ({"budget": "1"}, "budget should be a number"),
+            ({"quality": 1.01}, "cannot be reached; ignoring cost reaches 1"),
+            ({"quality": -1}, "quality should be a number"),
+            ({"quality": float("nan")}, "quality should be a number"),
         ],
     )
     def test_a_goal_that_cannot_be_reached_says_what_can(self, router: UniRouter, arguments: Any, message: str) -> None:
@@ -377,3 +381,12 @@ def test_routing_goes_on_while_the_pool_changes(router: UniRouter) -> None:
     stop.set()
     join_all(changing)
     assert not errors
+
+
+def test_a_router_can_be_copied_and_sent_to_workers(router: UniRouter) -> None:
+    """A copy decides alike and goes its own way from there."""
+    twin = copy.deepcopy(router)
+    assert [d.model for d in twin.route_many(TOY_PROMPTS)] == [d.model for d in router.route_many(TOY_PROMPTS)]
+    twin.unregister("poet")
+    assert twin.models == ("abacus", "oracle")
+    assert router.models == ("abacus", "oracle", "poet")
