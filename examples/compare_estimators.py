@@ -134,6 +134,8 @@ def main() -> None:
     parser.add_argument("--validation", type=int, default=200, help="graded prompts per new model")
     parser.add_argument("--embedder", default="local", help='"local", or the name of a SentenceTransformer')
     arguments = parser.parse_args()
+    if arguments.seeds < 2:  # noqa: PLR2004
+        parser.error("--seeds should be at least 2: one split has no spread")
     data = read_outcomes(arguments.data)
     print(f"RECORDED outcomes: {len(data.models)} models, {len(data.prompts)} prompts from {arguments.data.name}.")
     print(f"{arguments.seeds} splits, {arguments.validation} validation prompts, embedder {arguments.embedder}.")

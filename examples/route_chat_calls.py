@@ -99,20 +99,20 @@ class Outcomes(NamedTuple):
 
 
 class Trace(BaseCallbackHandler):
-    """Remembers which model the trace says was chosen, and what its call cost."""
+    """Remembers what the trace of a call says: the decision and, from the tokens, what the call cost."""
 
     def __init__(self, prices: Mapping[str, Price]) -> None:
         self.prices = prices
-        self.model = ""
+        self.decision: dict[str, Any] = {}
         self.cost = 0.0
 
     def on_chat_model_start(self, *_: Any, metadata: dict[str, Any] | None = None, **__: Any) -> None:
         """A model run starts: its metadata carries the decision."""
-        self.model = (metadata or {})["unirouter_model"]
+        self.decision = {key.removeprefix("unirouter_"): value for key, value in (metadata or {}).items()}
 
     def on_llm_end(self, response: Any, **_: Any) -> None:
         """A model run has ended: its message carries the tokens."""
-        self.cost = self.prices[self.model].of(response.generations[0][0].message)
+        self.cost = self.prices[self.decision["model"]].of(response.generations[0][0].message)
 
 
 def ask(model: BaseChatModel, price: Price, questions: Sequence[Question]) -> Outcomes:
@@ -159,7 +159,13 @@ def answer(chain: Runnable[Any, str], router: UniRouter, prices: Mapping[str, Pr
         routed.costs.append(trace.cost)
         print(f"   {'wrong' if loss else 'right'}  {question.prompt}")
         print(f"          {' / '.join(text.splitlines())}")
-        print(f"          {router.route(question.prompt)}")
+        why = trace.decision
+        terms = ", ".join(router.clusters.terms[why["cluster"]][:3])
+        print(
+            f"          {why['model']} for cluster {why['cluster']} ({terms}): expected error "
+            f"{why['expected_error']:.2f} ± {why['expected_error_std']:.2f} at cost {why['expected_cost']:.3g}, "
+            f"score {why['score']:.3f}"
+        )
     return routed
 
 

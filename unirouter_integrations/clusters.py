@@ -21,7 +21,9 @@ from unirouter_integrations.embedding import (
     as_embedder,
     check_texts,
     check_vectors,
+    distinct_texts,
     unit,
+    words,
 )
 from unirouter_integrations.errors import EmbeddingError, InvalidInputError, StorageError
 from unirouter_integrations.storage import State
@@ -31,7 +33,6 @@ _PROBE_TOLERANCE = 0.05
 _PROMPTS_PER_CLUSTER = 20
 _MOST_CLUSTERS = 50
 _TERMS = 6
-_WORD = r"[^\W\d_]{2,}"
 
 
 @dataclass(frozen=True)
@@ -94,52 +95,13 @@ class PromptClusters:
             n_clusters: K. `"auto"` is one cluster for every 20 prompts, at most 50, and never more than there are
                 distinct prompts.
             seed: Seed of K-means and of the local embedder; the same prompts and seed give the same clusters.
-            vectors: The embeddings of the prompts, if they are at hand, `(len(prompts), d)`.
+            vectors: The embeddings of the prompts by this embedder, if they are at hand, `(len(prompts), d)`.
 
         Raises:
             InvalidInputError: If there are no prompts, or fewer distinct ones than clusters.
             EmbeddingError: If the vectors do not fit the prompts, or are not finite.
         """
-        texts = check_texts(prompts)
-        if not texts:
-            msg = "There are no prompts to fit on; give at least one."
-            raise InvalidInputError(msg)
-        if n_clusters != "auto" and not (_is_whole(n_clusters) and n_clusters >= 1):
-            msg = f'n_clusters should be a whole number of at least 1 or "auto", but is {n_clusters!r}.'
-            raise InvalidInputError(msg)
-        if not (_is_whole(seed) and 0 <= seed < 2**32):
-            msg = f"seed should be a whole number from 0 to 2**32 - 1, but is {seed!r}."
-            raise InvalidInputError(msg)
-        if embedder is None and vectors is None:
-            msg = "Without an embedder the vectors of the prompts are needed; give vectors= or embedder=."
-            raise InvalidInputError(msg)
-        phi = _embedder(embedder, texts, seed)
-        probe = None
-        if phi is not None and vectors is None:
-            embedded = check_vectors(phi.embed([*texts, _PROBE]), rows=len(texts) + 1)
-            points, probe = embedded[:-1], embedded[-1]
-        else:
-            points = check_vectors(vectors if vectors is not None else [], rows=len(texts))
-            if phi is not None:
-                probe = check_vectors(phi.embed([_PROBE]), rows=1, dimension=points.shape[1])[0]
-        points = unit(points)
-        distinct = len(np.unique(points, axis=0))
-        wanted = len(texts) // _PROMPTS_PER_CLUSTER if n_clusters == "auto" else n_clusters
-        size = max(1, min(_MOST_CLUSTERS, wanted, distinct)) if n_clusters == "auto" else wanted
-        if size > distinct:
-            msg = (
-                f"n_clusters={size}, but the {len(texts)} prompts have only {distinct} distinct embeddings. "
-                "Give more prompts or ask for fewer clusters."
-            )
-            raise InvalidInputError(msg)
-        from sklearn.cluster import KMeans
-
-        kmeans = KMeans(size, n_init=4, random_state=seed).fit(points)
-        centroids = np.asarray(kmeans.cluster_centers_, np.float32)
-        labels = _nearest(points, centroids)
-        shares = np.bincount(labels, minlength=size) / len(labels)
-        terms = _typical_terms(texts, labels, size)
-        return cls(centroids, shares, terms, _temperature(points, centroids), phi, probe)
+        return fit_clusters(prompts, embedder, n_clusters=n_clusters, seed=seed, vectors=vectors)[0]
 
     def __len__(self) -> int:
         return len(self.centroids)
@@ -183,7 +145,7 @@ class PromptClusters:
         return _nearest(unit(self._checked(vectors)), self.centroids, self._offsets)
 
     def soft_assign(self, prompts: Sequence[str]) -> npt.NDArray[np.float64]:
-        """The memberships of each prompt, `(n, K)`; each row is positive and sums to 1."""
+        """The memberships of each prompt, `(n, K)`; none is negative, and each row sums to 1."""
         return self.soft_assign_vectors(self.embed(prompts))
 
     def soft_assign_vectors(self, vectors: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -225,7 +187,7 @@ class PromptClusters:
             StorageError: If the state is damaged.
             EmbeddingError: If the embedder is missing, or gives another vector for the probe sentence.
         """
-        centroids = state.numbers("centroids", (None, None)).astype(np.float32)
+        centroids = state.numbers("centroids", (None, None), low=-1.01, high=1.01).astype(np.float32)
         size, dimension = centroids.shape
         shares = state.numbers("shares", (size,), low=0, high=1).astype(np.float64)
         temperature = state.value("temperature", float)
@@ -234,8 +196,11 @@ class PromptClusters:
             msg = f"{state.where}centroids, temperature or terms are not those of fitted clusters. The file is damaged."
             raise StorageError(msg)
         if "embedder_name" not in state.document:
+            if embedder is not None:
+                msg = "This router was fitted on vectors, without an embedder; load it without embedder=."
+                raise EmbeddingError(msg)
             return cls(centroids, shares, terms, temperature)
-        probe = state.numbers("probe", (dimension,)).astype(np.float32)
+        probe = state.numbers("probe", (dimension,), low=-1.01, high=1.01).astype(np.float32)
         if "embedder" in state.document:
             phi: Embedder = LocalEmbedder.from_state(state.part("embedder"))
             if embedder not in (None, "local"):
@@ -269,7 +234,7 @@ def _is_whole(number: object) -> bool:
 def _embedder(embedder: object, texts: list[str], seed: int) -> Embedder | None:
     if embedder is None:
         return None
-    if embedder == "local":
+    if isinstance(embedder, str) and embedder == "local":
         return LocalEmbedder.fit(texts, seed=seed)
     return as_embedder(embedder)
 
@@ -287,7 +252,7 @@ def _named_embedder(embedder: object, name: str) -> Embedder:
 def _check_probe(embedder: Embedder, probe: Vectors) -> None:
     """Refuse an embedder whose vector of the probe sentence has moved (by 5% of its length, in any direction)."""
     vector = unit(check_vectors(embedder.embed([_PROBE]), rows=1, dimension=len(probe)))[0]
-    moved = float(np.linalg.norm(vector - unit(probe)))
+    moved = float(np.linalg.norm(vector - probe))
     if moved > _PROBE_TOLERANCE:
         msg = (
             f"The embedder {embedder.name!r} is not the one this router was fitted with: its vector of the probe "
@@ -320,6 +285,13 @@ def _temperature(points: Vectors, centroids: Vectors) -> float:
     return max(float(np.median(nearest_two[:, 1] - nearest_two[:, 0])), 1e-6)
 
 
+def _readable_words(text: str) -> list[str]:
+    """The words of a text that say something by themselves: of letters, and no English stop word."""
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
+    return [word for word in words(text) if word.isalpha() and word not in ENGLISH_STOP_WORDS]
+
+
 def _typical_terms(texts: list[str], labels: npt.NDArray[np.intp], n_clusters: int) -> tuple[tuple[str, ...], ...]:
     """The words that are much more frequent in a cluster than in all prompts together.
 
@@ -328,14 +300,14 @@ def _typical_terms(texts: list[str], labels: npt.NDArray[np.intp], n_clusters: i
     """
     from sklearn.feature_extraction.text import CountVectorizer
 
-    first = {text: index for index, text in enumerate(texts)}
-    rows = sorted(first.values())
-    counter = CountVectorizer(binary=True, min_df=2, max_features=20_000, token_pattern=_WORD, stop_words="english")
+    at = {text: row for row, text in enumerate(texts)}
+    rows = [at[text] for text in distinct_texts(texts)]
+    counter = CountVectorizer(binary=True, min_df=2, max_features=20_000, analyzer=_readable_words)
     try:
         present = counter.fit_transform([texts[row] for row in rows])
     except ValueError:  # no two prompts share a word
         return ((),) * n_clusters
-    words = counter.get_feature_names_out()
+    names = counter.get_feature_names_out()
     overall = np.asarray(present.mean(axis=0)).ravel()
     found: list[tuple[str, ...]] = []
     for cluster in range(n_clusters):
@@ -346,5 +318,69 @@ def _typical_terms(texts: list[str], labels: npt.NDArray[np.intp], n_clusters: i
         share = np.asarray(members.mean(axis=0)).ravel()
         weight = share * np.log(np.where(share > 0, share, 1) / overall)
         best = np.argsort(-weight, kind="stable")[:_TERMS]
-        found.append(tuple(str(words[index]) for index in best if weight[index] > 0))
+        found.append(tuple(str(names[index]) for index in best if weight[index] > 0))
     return tuple(found)
+
+
+def fit_clusters(
+    prompts: Sequence[str],
+    embedder: object = "local",
+    *,
+    n_clusters: int | Literal["auto"] = "auto",
+    seed: int = 0,
+    vectors: npt.ArrayLike | None = None,
+) -> tuple[PromptClusters, npt.NDArray[np.intp]]:
+    """`PromptClusters.fit`, and the cluster of each prompt, `(n,)`, so that nothing has to be embedded twice."""
+    texts = check_texts(prompts)
+    if not texts:
+        msg = "There are no prompts to fit on; give at least one."
+        raise InvalidInputError(msg)
+    if n_clusters != "auto" and not (_is_whole(n_clusters) and n_clusters >= 1):
+        msg = f'n_clusters should be a whole number of at least 1 or "auto", but is {n_clusters!r}.'
+        raise InvalidInputError(msg)
+    if not (_is_whole(seed) and 0 <= seed < 2**32):
+        msg = f"seed should be a whole number from 0 to 2**32 - 1, but is {seed!r}."
+        raise InvalidInputError(msg)
+    if embedder is None and vectors is None:
+        msg = "Without an embedder the vectors of the prompts are needed; give vectors= or embedder=."
+        raise InvalidInputError(msg)
+    if vectors is not None and isinstance(embedder, str) and embedder == "local":
+        msg = (
+            "vectors= cannot be those of the local embedder, which is fitted here. Give the embedder that made them, "
+            "or embedder=None for a router that only ever sees vectors."
+        )
+        raise InvalidInputError(msg)
+    phi = _embedder(embedder, texts, seed)
+    points, probe = _points(phi, texts, vectors)
+    distinct = len(np.unique(points.round(5), axis=0))  # rounded: parallel vectors differ in their last bits
+    wanted = len(texts) // _PROMPTS_PER_CLUSTER if n_clusters == "auto" else n_clusters
+    size = max(1, min(_MOST_CLUSTERS, wanted, distinct)) if n_clusters == "auto" else wanted
+    if size > distinct:
+        msg = (
+            f"n_clusters={size}, but the {len(texts)} prompts have only {distinct} distinct embeddings. "
+            "Give more prompts or ask for fewer clusters."
+        )
+        raise InvalidInputError(msg)
+    from sklearn.cluster import KMeans
+
+    kmeans = KMeans(size, n_init=4, random_state=seed).fit(points)
+    centroids = np.asarray(kmeans.cluster_centers_, np.float32)
+    labels = _nearest(points, centroids)
+    shares = np.bincount(labels, minlength=size) / len(labels)
+    terms = _typical_terms(texts, labels, size)
+    return PromptClusters(centroids, shares, terms, _temperature(points, centroids), phi, probe), labels
+
+
+def _points(phi: Embedder | None, texts: list[str], vectors: npt.ArrayLike | None) -> tuple[Vectors, Vectors | None]:
+    """The unit vectors of the prompts, and that of the probe sentence if there is an embedder."""
+    if phi is None:
+        return unit(check_vectors(vectors if vectors is not None else [], rows=len(texts))), None
+    if vectors is None:
+        embedded = unit(check_vectors(phi.embed([*texts, _PROBE]), rows=len(texts) + 1))
+        return embedded[:-1], embedded[-1]
+    points = unit(check_vectors(vectors, rows=len(texts)))
+    first, probe = unit(check_vectors(phi.embed([texts[0], _PROBE]), rows=2, dimension=points.shape[1]))
+    if np.linalg.norm(first - points[0]) > _PROBE_TOLERANCE:
+        msg = f"The vectors given are not those of the embedder {phi.name!r}: that of the first prompt differs."
+        raise EmbeddingError(msg)
+    return points, probe

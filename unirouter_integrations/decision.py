@@ -6,7 +6,7 @@ holds the tables of Psi and c for some models, and `best` is the argmin.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Any
@@ -107,6 +107,9 @@ class Pool:
             self.error[:, column], self.std[:, column] = estimates[name]
             self.cost[:, column] = profile.cost
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
     def candidate(self, cluster: int, column: int, cost_weight: float) -> Candidate:
         """One model as seen from one cluster."""
         error, cost = float(self.error[cluster, column]), float(self.cost[cluster, column])
@@ -123,6 +126,11 @@ class Pool:
         chosen = best(self.error, self.cost, cost_weight)
         return float(share @ np.take_along_axis(table, chosen[:, None], axis=1)[:, 0])
 
+    @property
+    def largest_cost(self) -> float:
+        """The unit in which cost weights are searched; 1 if nothing costs anything."""
+        return float(self.cost.max()) or 1.0
+
     def columns(self, names: Sequence[str]) -> list[int]:
         """Where these models stand."""
         index = {name: column for column, name in enumerate(self.names)}
@@ -134,6 +142,8 @@ class Pool:
     def among(self, names: Sequence[str]) -> Pool:
         """The snapshot of these models alone."""
         self.columns(names)
+        if self.profiles.keys() == set(names):
+            return self
         return Pool({name: self.profiles[name] for name in names}, self.estimates, len(self.error))
 
     def unknown(self, names: Sequence[str]) -> UnknownModelError:
@@ -157,7 +167,8 @@ def weight_for_budget(pool: Pool, share: Floats, budget: float) -> float:
             f"costs {cheapest:g} in the mean."
         )
         raise InvalidInputError(msg)
-    return _turning_point(lambda weight: pool.mean_of_best(pool.cost, share, weight) > budget * (1 + _ROUNDING))[1]
+    over = budget * (1 + _ROUNDING)
+    return _turning_point(lambda weight: pool.mean_of_best(pool.cost, share, weight) > over, pool.largest_cost)[1]
 
 
 def weight_for_quality(pool: Pool, share: Floats, quality: float) -> float:
@@ -179,12 +190,12 @@ def weight_for_quality(pool: Pool, share: Floats, quality: float) -> float:
             f"ignoring cost reaches {reachable:.3f}."
         )
         raise InvalidInputError(msg)
-    if pool.mean_of_best(success, share, _LARGEST_WEIGHT) >= goal:
+    if pool.mean_of_best(success, share, _LARGEST_WEIGHT / pool.largest_cost) >= goal:
         return weight_for_budget(pool, share, float(share @ pool.cost.min(axis=1)))
-    return _turning_point(lambda weight: pool.mean_of_best(success, share, weight) >= goal)[0]
+    return _turning_point(lambda weight: pool.mean_of_best(success, share, weight) >= goal, pool.largest_cost)[0]
 
 
-def _turning_point(holds: Callable[[float], bool]) -> tuple[float, float]:
+def _turning_point(holds: Callable[[float], bool], largest_cost: float) -> tuple[float, float]:
     """The last weight at which a condition holds, and the first at which it does not, as close as rounding allows.
 
     Mean cost and quality never rise with the weight, so bisection finds the place. If the condition never holds, both
@@ -192,13 +203,12 @@ def _turning_point(holds: Callable[[float], bool]) -> tuple[float, float]:
     """
     if not holds(0):
         return 0.0, 0.0
-    low, high = 0.0, 1.0
+    low, high = 0.0, 1 / largest_cost
     while holds(high):
-        if high >= _LARGEST_WEIGHT:
+        if high * largest_cost >= _LARGEST_WEIGHT:
             return high, high
         low, high = high, high * 2
-    while high - low > _ROUNDING * high:
-        middle = (low + high) / 2
+    while high - low > _ROUNDING * high and low < (middle := (low + high) / 2) < high:
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low, high
 

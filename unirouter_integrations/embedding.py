@@ -9,7 +9,8 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
@@ -23,8 +24,14 @@ from unirouter_integrations.storage import State, read_folder, write_folder
 Vectors = npt.NDArray[np.float32]
 """An `(n, d)` array, one row per text."""
 
-_TERM = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
+# Scripts written without spaces between words (Thai and Lao, Burmese, Khmer, kana, Chinese characters).
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_TERM = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[^\W\d_])+|\d|[^\w\s]")
 _RARE_TERMS_FROM = 20
+_LARGEST = 1e6
+_AT_ONCE = 16
 
 
 @runtime_checkable
@@ -84,8 +91,8 @@ def as_embedder(x: object) -> Embedder:
 
 def check_texts(texts: Sequence[str], what: str = "prompts") -> list[str]:
     """The texts as a list, or an `InvalidInputError` that says which one is not a text."""
-    if isinstance(texts, str | bytes):
-        msg = f"{what} should be a list of texts, but a single {type(texts).__name__} was given; put it in a list."
+    if isinstance(texts, str | bytes | AbstractSet | Mapping) or not isinstance(texts, Iterable):
+        msg = f"{what} should be a list of texts, but {type(texts).__name__} was given."
         raise InvalidInputError(msg)
     checked = list(texts)
     for index, text in enumerate(checked):
@@ -108,9 +115,9 @@ def check_vectors(vectors: npt.ArrayLike, *, rows: int | None = None, dimension:
     try:
         with np.errstate(over="ignore"):
             array = np.asarray(vectors, dtype=np.float32)
-    except (TypeError, ValueError, RuntimeError) as error:
-        msg = f"The vectors could not be read as an (n, d) array of numbers: {error}"
-        raise EmbeddingError(msg) from error
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        msg = "The vectors could not be read as an (n, d) array of numbers."
+        raise EmbeddingError(msg) from None  # the original may quote what was given
     if rows == 0 and array.size == 0:
         return np.empty((0, dimension or 0), np.float32)
     if array.ndim != 2 or array.shape[1] == 0:  # noqa: PLR2004
@@ -146,8 +153,9 @@ class LocalEmbedder:
     """The default embedder: TF-IDF, then truncated SVD, fitted on the user's own prompts.
 
     No download, no torch, no key. What it keeps of the prompts is its vocabulary: single words and pairs of
-    neighbours (digits and signs count as words of one character). From 20 distinct prompts on, only what at
-    least two of them share is kept, so that what one prompt alone holds is not.
+    neighbours (digits and signs count as words of one character, and so do letters of scripts without spaces).
+    From 20 distinct prompts on, only what at least two of them share is kept, so that what one prompt alone holds is
+    not; with fewer prompts everything is.
 
     Attributes:
         vocabulary: The index of each term.
@@ -173,8 +181,8 @@ class LocalEmbedder:
         Raises:
             InvalidInputError: If there is no text in the prompts.
         """
-        texts = sorted(set(check_texts(prompts)))
-        if not any(_TERM.search(text) for text in texts):
+        texts = distinct_texts(check_texts(prompts))
+        if not any(words(text) for text in texts):
             msg = f"The local embedder needs text to be fitted on, but there is none in the {len(texts)} prompts given."
             raise InvalidInputError(msg)
         from sklearn.feature_extraction.text import TfidfVectorizer
@@ -199,8 +207,9 @@ class LocalEmbedder:
 
     def embed(self, texts: Sequence[str], /) -> Vectors:
         """Unit vectors, `(n, d)`; a text without any known term is the zero vector."""
-        vectors = np.zeros((len(check_texts(texts, "texts")), self.projection.shape[1]), np.float32)
-        for row, text in enumerate(texts):
+        batch = check_texts(texts, "texts")
+        vectors = np.zeros((len(batch), self.projection.shape[1]), np.float32)
+        for row, text in enumerate(batch):
             counts = Counter(index for term in _terms(text) if (index := self.vocabulary.get(term)) is not None)
             if counts:
                 weights = np.array([1 + math.log(count) for count in counts.values()], np.float32)
@@ -235,13 +244,23 @@ class LocalEmbedder:
     def from_state(cls, state: State) -> LocalEmbedder:
         """The embedder that was saved as this state."""
         terms = state.texts("terms")
-        projection = state.numbers("projection", (len(terms), None))
+        projection = state.numbers("projection", (len(terms), None), low=-_LARGEST, high=_LARGEST)
         return cls({term: index for index, term in enumerate(terms)}, projection.astype(np.float32))
 
 
+def words(text: str) -> list[str]:
+    """The words of a text in lower case; digits, signs and letters of scripts without spaces one by one."""
+    return _TERM.findall(text.lower())
+
+
+def distinct_texts(texts: Sequence[str]) -> list[str]:
+    """The texts, sorted, without those that differ from another only in signs, spaces or case."""
+    return sorted({tuple(filter(str.isalnum, words(text))): text for text in sorted(texts)}.values())
+
+
 def _terms(text: str) -> list[str]:
-    words = _TERM.findall(text.lower())
-    return words + [f"{first} {second}" for first, second in pairwise(words)]
+    singles = words(text)
+    return singles + [f"{first} {second}" for first, second in pairwise(singles)]
 
 
 @dataclass(frozen=True)
@@ -280,10 +299,10 @@ class _Adapted:
 def _refuse_coroutine_function(function: Callable[..., object]) -> None:
     import inspect
 
-    if inspect.iscoroutinefunction(function):
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
         msg = (
-            f"{function.__name__} is a coroutine function, which only aroute could call. Pass a LangChain Embeddings, "
-            "which has both embed_documents and aembed_documents."
+            f"{_name('callable', function)} is a coroutine function, which only aroute could call. Pass a LangChain "
+            "Embeddings, which has both embed_documents and aembed_documents."
         )
         raise InvalidInputError(msg)
 
@@ -301,14 +320,26 @@ def _from_llamaindex(model: Any) -> Embedder:
     async def aembed(texts: list[str]) -> npt.ArrayLike:
         import asyncio
 
-        return await asyncio.gather(*(model.aget_query_embedding(text) for text in texts))
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def one(text: str) -> list[float]:
+            async with gate:
+                vector: list[float] = await model.aget_query_embedding(text)
+                return vector
+
+        return await asyncio.gather(*map(one, texts))
 
     return _Adapted(_name("llamaindex", model), embed, aembed)
 
 
 def _from_sentence_transformer(model: Any, name: str | None) -> Embedder:
+    import inspect
+
+    # SentenceTransformer shows a progress bar where logging is verbose; other encoders may not know the word.
+    quiet = {"show_progress_bar": False} if "show_progress_bar" in inspect.signature(model.encode).parameters else {}
+
     def encode(texts: list[str]) -> npt.ArrayLike:
-        vectors: npt.ArrayLike = model.encode(texts, show_progress_bar=False)
+        vectors: npt.ArrayLike = model.encode(texts, **quiet)
         return vectors
 
     return _Adapted(f"sentence-transformers:{name}" if name else _name("encoder", model), encode, None)

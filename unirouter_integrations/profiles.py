@@ -200,7 +200,7 @@ class LLMProfile:
         if estimator == "empirical_bayes":
             if prior is not None:
                 return prior.posterior(self.counts, self.losses)
-            error = (self.losses + _OWN_MEAN_STRENGTH * mean) / (self.counts + _OWN_MEAN_STRENGTH)
+            error = _shrunk(self.counts, self.losses, mean)
             spread = _spread(self.counts, error * self.counts)
             return ClusterErrors(error, np.sqrt(spread / (self.counts + _OWN_MEAN_STRENGTH + 1)))
         seen = self.counts > 0
@@ -231,6 +231,18 @@ class ErrorPrior:
     mean: Floats
     covariance: Floats
 
+    def __post_init__(self) -> None:
+        mean, covariance = np.asarray(self.mean, float), np.asarray(self.covariance, float)
+        if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
+            msg = (
+                f"A prior needs a mean (K,) and a covariance (K, K), but they are {mean.shape} and {covariance.shape}."
+            )
+            raise InvalidInputError(msg)
+        sane = np.isfinite(mean).all() and np.isfinite(covariance).all() and np.allclose(covariance, covariance.T)
+        if not sane or np.linalg.eigvalsh(covariance)[0] < -1e-9 * np.trace(covariance):
+            msg = "The covariance of a prior should be finite, symmetric and without negative eigenvalues."
+            raise InvalidInputError(msg)
+
     @classmethod
     def fit(
         cls,
@@ -255,7 +267,6 @@ class ErrorPrior:
             msg = "outcomes should map the name of at least one known model to its losses; without any, leave it out."
             raise InvalidInputError(msg)
         errors = np.stack([_cluster_means(name, assignment, losses, n_clusters) for name, losses in outcomes.items()])
-        errors = _filled(errors)
         believed = np.full((n_clusters, n_clusters), _ABILITY_VARIANCE) + _CLUSTER_VARIANCE * np.eye(n_clusters)
         seen = np.zeros_like(believed)
         if len(errors) > 1:
@@ -273,7 +284,7 @@ class ErrorPrior:
         """
         seen = counts > 0
         n = counts[seen]
-        noise = _spread(counts.sum(), losses.sum()) / n
+        noise = np.asarray(_spread(counts.sum(), losses.sum()) / n)
         gain = np.linalg.solve(self.covariance[np.ix_(seen, seen)] + np.diag(noise), self.covariance[seen])
         error = self.mean + (losses[seen] / n - self.mean[seen]) @ gain
         variance = np.diag(self.covariance) - (self.covariance[:, seen] * gain.T).sum(axis=1)
@@ -300,9 +311,9 @@ def check_losses(losses: Sequence[float] | Floats, length: int, what: str) -> Fl
 def _as_floats(values: Any, what: str) -> Floats:
     try:
         return np.array(values, dtype=float)
-    except (TypeError, ValueError) as error:
-        msg = f"Expected {what} to be numbers: {error}"
-        raise InvalidInputError(msg) from error
+    except (TypeError, ValueError, OverflowError):
+        msg = f"Expected {what} to be numbers."
+        raise InvalidInputError(msg) from None  # the original may quote what was given
 
 
 def check_estimator(estimator: str) -> None:
@@ -333,7 +344,10 @@ def _joined_cost(first: LLMProfile, second: LLMProfile) -> float | Floats:
 
 
 def _cluster_means(name: str, assignment: npt.NDArray[np.intp], losses: Any, n_clusters: int) -> Floats:
-    """The mean loss in each cluster, `(K,)`; NaN where nothing is known."""
+    """The mean loss of a known model in each cluster, `(K,)`, shrunk to its mean over all.
+
+    Unshrunk, the chance errors of a few outcomes would pass for differences between models and clusters.
+    """
     known = check_losses(losses, len(assignment), f"the outcomes of {name!r}")
     seen = ~np.isnan(known)
     if not seen.any():
@@ -341,13 +355,9 @@ def _cluster_means(name: str, assignment: npt.NDArray[np.intp], losses: Any, n_c
         raise InvalidInputError(msg)
     counts = np.bincount(assignment[seen], minlength=n_clusters)
     sums = np.bincount(assignment[seen], known[seen], minlength=n_clusters)
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    return np.asarray(_shrunk(counts, sums, float(known[seen].mean())))
 
 
-def _filled(errors: Floats) -> Floats:
-    """`(M, K)` without gaps: an unknown cell is what the model's mean and the cluster's mean add up to."""
-    unknown = np.isnan(errors)
-    by_model = np.nanmean(errors, axis=1, keepdims=True)
-    known = (~unknown).sum(axis=0)
-    by_cluster = np.where(unknown, 0, errors - by_model).sum(axis=0) / np.maximum(known, 1)
-    return np.where(unknown, np.clip(by_model + by_cluster, 0, 1), errors)
+def _shrunk(counts: Any, losses: Any, mean: float) -> Any:
+    """The mean loss of each cluster as if some more prompts had given the model's own mean."""
+    return (losses + _OWN_MEAN_STRENGTH * mean) / (counts + _OWN_MEAN_STRENGTH)

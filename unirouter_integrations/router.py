@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_integrations.clusters import PromptClusters
+from unirouter_integrations.clusters import PromptClusters, fit_clusters
 from unirouter_integrations.decision import Pool, RoutingDecision, weight_for_budget, weight_for_quality
 from unirouter_integrations.embedding import Vectors
 from unirouter_integrations.errors import InvalidInputError, NoModelError, StorageError
@@ -54,6 +54,9 @@ class UniRouter:
         cost_weight: float = 0.0,
     ) -> None:
         check_estimator(estimator)
+        if prior is not None and len(prior.mean) != len(clusters):
+            msg = f"The prior is over {len(prior.mean)} clusters, but there are {len(clusters)}."
+            raise InvalidInputError(msg)
         self._clusters = clusters
         self._prior = prior
         self._estimator: Estimator = estimator
@@ -90,11 +93,8 @@ class UniRouter:
             EmbeddingError: If the embedder gives vectors that cannot be used.
         """
         check_estimator(estimator)
-        clusters = PromptClusters.fit(prompts, embedder, n_clusters=n_clusters, seed=seed, vectors=vectors)
-        prior = None
-        if outcomes is not None:
-            assignment = clusters.assign_vectors(vectors) if vectors is not None else clusters.assign(prompts)
-            prior = ErrorPrior.fit(assignment, outcomes, len(clusters))
+        clusters, assignment = fit_clusters(prompts, embedder, n_clusters=n_clusters, seed=seed, vectors=vectors)
+        prior = None if outcomes is None else ErrorPrior.fit(assignment, outcomes, len(clusters))
         return cls(clusters, prior=prior, estimator=estimator)
 
     @property
@@ -283,6 +283,14 @@ class UniRouter:
             prompts = None
         return self._decide(self._assign(prompts, vectors), pool, weight)
 
+    def registered(self, names: Iterable[str]) -> Pool:
+        """A snapshot of those of these models that are registered now, to be given as `among`.
+
+        Unlike a list of names it cannot go out of date between looking which models there are and routing.
+        """
+        pool = self._pool
+        return pool.among([name for name in names if name in pool.profiles])
+
     def embed(self, prompts: Sequence[str]) -> Vectors:
         """The vectors of some prompts, `(n, d)`, as the router sees them."""
         return self._clusters.embed(prompts)
@@ -295,8 +303,8 @@ class UniRouter:
         among: Iterable[str] | None = None,
     ) -> Floats:
         """The expected error of each model on each prompt, `(n, m)`, in the order of `among` (or of `models`)."""
-        pool = self._pool
-        names = pool.names if among is None else _names(among)
+        pool = among if isinstance(among, Pool) else self._pool
+        names = pool.names if among is None or among is pool else _names(among)
         columns = pool.columns(names)
         return pool.error[self._assign(prompts, vectors)][:, columns]
 
@@ -403,14 +411,16 @@ class UniRouter:
             raise StorageError(msg)
         clusters = PromptClusters.from_state(state.part("clusters"), embedder)
         size = len(clusters)
-        prior = None
-        if "prior" in state.document:
-            part = state.part("prior")
-            prior = ErrorPrior(part.numbers("mean", (size,), low=0, high=1), part.numbers("covariance", (size, size)))
         records = state.parts("profiles")
         shape = (len(records), size)
         counts, losses, costs = (state.numbers(name, shape, low=0) for name in ("counts", "losses", "costs"))
         try:
+            prior = None
+            if "prior" in state.document:
+                part = state.part("prior")
+                prior = ErrorPrior(
+                    part.numbers("mean", (size,), low=0, high=1), part.numbers("covariance", (size, size))
+                )
             router = cls(
                 clusters,
                 prior=prior,
@@ -444,8 +454,8 @@ class UniRouter:
         return self._clusters.assign_vectors(vectors)  # type: ignore[arg-type]  # one of the two is there
 
     def _candidates(self, among: Iterable[str] | None) -> Pool:
-        pool = self._pool
-        if among is not None:
+        pool = among if isinstance(among, Pool) else self._pool
+        if among is not None and among is not pool:
             pool = pool.among(_names(among))
         if not pool.names:
             msg = (
@@ -483,10 +493,16 @@ def _as_batch(
     if prompt is not None and not isinstance(prompt, str):
         msg = f"route() takes one prompt, a str, not {type(prompt).__name__}; for many there is route_many()."
         raise InvalidInputError(msg)
-    if vector is not None and np.ndim(vector) != 1:
-        msg = f"route() takes one vector, (d,), not an array of shape {np.shape(vector)}; for many use route_many()."
+    if vector is None:
+        return None if prompt is None else [prompt], None
+    try:
+        array = np.asarray(vector)
+    except ValueError:
+        array = np.empty(())
+    if array.ndim != 1:
+        msg = "route() takes one vector, a list of d numbers; for many there is route_many()."
         raise InvalidInputError(msg)
-    return None if prompt is None else [prompt], None if vector is None else np.asarray(vector)[None, :]
+    return None if prompt is None else [prompt], array[None, :]
 
 
 def _names(among: Iterable[str]) -> list[str]:
@@ -496,13 +512,13 @@ def _names(among: Iterable[str]) -> list[str]:
     if names is None or not all(isinstance(name, str) for name in names):
         msg = f"among should be a list of model names, but is {among!r}."
         raise InvalidInputError(msg)
-    return list(dict.fromkeys(names))
+    return names
 
 
 def _checked_number(value: float, what: str) -> float:
     try:
         number = math.nan if isinstance(value, str) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not (math.isfinite(number) and number >= 0):
         msg = f"{what} should be a number of at least 0, but is {value!r}."

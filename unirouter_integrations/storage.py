@@ -57,7 +57,7 @@ class State:
         """
         value = self.document.get(key)
         if kind is float and type(value) is int:
-            value = float(value)
+            value = _as_float(value)
         if type(value) is not kind:
             found = type(value).__name__ if key in self.document else "nothing"
             msg = f"{self.where}{key} should be {kind.__name__}, but {found} was found. The saved file is damaged."
@@ -133,6 +133,7 @@ def write_folder(path: str | os.PathLike[str], stem: str, state: State) -> None:
     document = {**state.document, _DIGEST: _digest(arrays)}
     text = json.dumps(document, indent=2, allow_nan=False).encode() + b"\n"
     pending = folder / f"{stem}.safetensors.new"
+    _finish_interrupted(folder, stem, pending)
     _replace(pending, arrays)
     _replace(folder / f"{stem}.json", text)
     pending.replace(folder / f"{stem}.safetensors")
@@ -161,6 +162,21 @@ def read_folder(path: str | os.PathLike[str], stem: str) -> State:
         "(their digests differ). Restore both files from one save."
     )
     raise StorageError(msg)
+
+
+def _finish_interrupted(folder: Path, stem: str, pending: Path) -> None:
+    """Put the arrays of a save in their place whose last step is missing, before they are overwritten."""
+    with contextlib.suppress(OSError, StorageError):
+        document = _parse((folder / f"{stem}.json").read_bytes(), folder / f"{stem}.json")
+        if _digest(pending.read_bytes()) == document.get(_DIGEST):
+            pending.replace(folder / f"{stem}.safetensors")
+
+
+def _as_float(value: int) -> float | int:
+    try:
+        return float(value)
+    except OverflowError:
+        return value
 
 
 def _digest(data: bytes) -> str:

@@ -70,6 +70,8 @@ def test_the_number_of_clusters_can_be_left_open() -> None:
     assert len(PromptClusters.fit(TOY_PROMPTS, toy_embed)) == 3
     assert len(PromptClusters.fit(["only one"])) == 1
     assert len(PromptClusters.fit(["the same"] * 500)) == 1
+    parallel = np.outer(np.linspace(0.1, 7, 60), [1, 2, 3])
+    assert len(PromptClusters.fit(["x"] * 60, None, vectors=parallel)) == 1
     many = np.random.default_rng(0).normal(size=(1200, 4))
     assert len(PromptClusters.fit(["x"] * 1200, None, vectors=many)) == 50
 
@@ -144,9 +146,28 @@ def test_clusters_of_vectors_alone_ask_for_vectors() -> None:
 
 
 def test_given_vectors_must_be_of_the_given_embedder() -> None:
-    """A dimension that differs from the embedder's is found while fitting, not while routing."""
+    """Another dimension, or another space of the same dimension, is found while fitting, not while routing."""
     with pytest.raises(EmbeddingError, match="dimension"):
         PromptClusters.fit(TOY_PROMPTS, toy_embed, vectors=np.ones((len(TOY_PROMPTS), 9)))
+    with pytest.raises(EmbeddingError, match="not those of the embedder 'callable:toy_embed'"):
+        PromptClusters.fit(TOY_PROMPTS, toy_embed, vectors=-toy_embed(TOY_PROMPTS))
+    with pytest.raises(InvalidInputError, match="vectors= cannot be those of the local embedder"):
+        PromptClusters.fit(TOY_PROMPTS, vectors=toy_embed(TOY_PROMPTS))
+    same = PromptClusters.fit(TOY_PROMPTS, toy_embed, vectors=toy_embed(TOY_PROMPTS), n_clusters=3)
+    assert same.fingerprint == PromptClusters.fit(TOY_PROMPTS, toy_embed, n_clusters=3).fingerprint
+
+
+def test_an_array_in_the_place_of_the_embedder_is_refused() -> None:
+    """The slip of giving vectors by position."""
+    with pytest.raises(InvalidInputError, match="ndarray is not an embedder"):
+        PromptClusters.fit(TOY_PROMPTS, toy_embed(TOY_PROMPTS))
+
+
+@pytest.mark.parametrize("prompts", [set(TOY_PROMPTS), dict.fromkeys(TOY_PROMPTS), None, 5, "one prompt"])
+def test_prompts_without_an_order_are_refused(prompts: Any) -> None:
+    """Losses and vectors are matched to prompts by position, which a set does not have."""
+    with pytest.raises(InvalidInputError, match="prompts should be a list of texts"):
+        PromptClusters.fit(prompts, toy_embed)
 
 
 async def test_embedding_is_awaited(clusters: PromptClusters) -> None:

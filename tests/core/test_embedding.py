@@ -1,5 +1,6 @@
 """Texts to vectors: what is accepted, what is refused, and the default embedder."""
 
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,10 +39,18 @@ class AsyncOnly(Embeddings):
         return [[0.0, 1.0] for _ in texts]
 
 
+class Plain:
+    """An encoder that takes texts and nothing else."""
+
+    def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        return np.ones((len(texts), 3), np.float32)
+
+
 class Encoder:
     """What a SentenceTransformer looks like from outside, called in a way that must not be used."""
 
-    def encode(self, texts: Sequence[str], **_: Any) -> npt.NDArray[np.float32]:
+    def encode(self, texts: Sequence[str], *, show_progress_bar: bool | None = None) -> npt.NDArray[np.float32]:
+        assert show_progress_bar is False
         return np.ones((len(texts), 3), np.float32)
 
     def __call__(self, *_: Any) -> None:
@@ -55,6 +64,7 @@ class Encoder:
         (lambda texts: [[1, 2] for _ in texts], 2),
         (DeterministicFakeEmbedding(size=5), 5),
         (Encoder(), 3),
+        (Plain(), 3),
         (LocalEmbedder.fit(PROMPTS, dimension=6), 6),
     ],
 )
@@ -139,8 +149,13 @@ def test_a_coroutine_function_is_refused() -> None:
     async def embed(texts: Sequence[str]) -> Any:
         raise AssertionError
 
-    with pytest.raises(InvalidInputError, match=r"embed is a coroutine function.*LangChain Embeddings"):
-        as_embedder(embed)
+    class Callable:
+        async def __call__(self, texts: Sequence[str]) -> Any:
+            raise AssertionError
+
+    for function in (embed, functools.partial(embed), Callable()):
+        with pytest.raises(InvalidInputError, match=r"is a coroutine function.*LangChain Embeddings"):
+            as_embedder(function)
 
 
 def test_an_error_of_the_embedding_service_passes_through() -> None:
@@ -197,7 +212,8 @@ def test_the_local_embedder_is_deterministic() -> None:
 def test_the_local_embedder_keeps_no_word_of_a_single_prompt() -> None:
     """With 20 prompts or more, what one prompt alone holds is not kept; long numbers never are."""
     prompts = [f"what is {n} plus {n}" for n in range(30)]
-    vocabulary = LocalEmbedder.fit([*prompts, "my password is hunterx and 4111111111111111", "call 4111111111111111"])
+    secret = ["my password is hunterx and 4111111111111111", "My password is hunterx, and 4111111111111111!"]
+    vocabulary = LocalEmbedder.fit([*prompts, *secret, "call 4111111111111111"])
     assert "plus" in vocabulary.vocabulary
     assert not any("hunterx" in term or len(term) > 20 or "4111" in term for term in vocabulary.vocabulary)
 
@@ -216,6 +232,16 @@ def test_the_local_embedder_fits_very_little_text(prompts: list[str]) -> None:
     assert (np.linalg.norm(vectors, axis=1) > 0).all()
 
 
+def test_scripts_without_spaces_are_read_letter_by_letter() -> None:
+    """An unseen Chinese prompt shares letters and pairs of letters with the fitted ones."""
+    prompts = [f"请计算{n}加{n}等于多少" for n in range(15)] + [
+        f"请写一首关于{word}的诗" for word in "花月雪山海风雨星云树"
+    ]
+    embedder = LocalEmbedder.fit(prompts)
+    poem, total, other_poem = embedder.embed(["写一首诗", "计算等于多少", "关于猫的诗"])
+    assert poem @ other_poem > 2 * abs(poem @ total)
+
+
 @pytest.mark.parametrize("prompts", [[], ["", "  "]])
 def test_the_local_embedder_needs_text(prompts: list[str]) -> None:
     """No text at all is a clear error."""
@@ -226,7 +252,7 @@ def test_the_local_embedder_needs_text(prompts: list[str]) -> None:
 def test_prompts_that_share_no_word_say_so() -> None:
     """Thirty prompts with thirty different words: the error tells what to do."""
     with pytest.raises(InvalidInputError, match="give it more prompts"):
-        LocalEmbedder.fit([chr(0x4E00 + n) * 3 for n in range(30)])
+        LocalEmbedder.fit([chr(0x4E00 + n) for n in range(30)])
 
 
 LOCAL = LocalEmbedder.fit(PROMPTS)

@@ -103,15 +103,39 @@ def test_one_or_two_known_models_do_not_make_it_certain(models: int) -> None:
 
 
 def test_unknown_outcomes_are_left_out() -> None:
-    """NaN is not a wrong answer; a cluster a model was never asked in takes what the others tell about it."""
-    assignment = np.array([0, 0, 1, 1])
-    complete = ErrorPrior.fit(assignment, {"a": [0, 1, 1, 1], "b": [0, 0, 1, 1]}, 2)
-    gaps = ErrorPrior.fit(assignment, {"a": [0, 1, 1, np.nan], "b": [np.nan, 0, 1, 1]}, 2)
-    np.testing.assert_allclose(gaps.mean, complete.mean)
-    missing = ErrorPrior.fit(assignment, {"a": [0, 0, 1, 1], "b": [0, 1, np.nan, np.nan]}, 2)
-    assert missing.mean[1] > missing.mean[0]
-    nobody = ErrorPrior.fit(assignment, {"a": [0, 1, np.nan, np.nan]}, 2)
-    np.testing.assert_allclose(nobody.mean, [0.5, 0.5])
+    """NaN is not a wrong answer; where a model was never asked, its own mean stands."""
+    assignment = np.repeat([0, 1], 100)
+    complete = {"a": np.repeat([0.0, 1.0], 100), "b": np.repeat([0.2, 0.8], 100)}
+    thinned = {name: np.where(np.arange(200) % 2, losses, np.nan) for name, losses in complete.items()}
+    np.testing.assert_allclose(
+        ErrorPrior.fit(assignment, thinned, 2).mean, ErrorPrior.fit(assignment, complete, 2).mean, atol=0.05
+    )
+    one_sided = ErrorPrior.fit(assignment, {"a": np.where(assignment == 0, 0.25, np.nan)}, 2)
+    np.testing.assert_allclose(one_sided.mean, [0.25, 0.25])
+
+
+def test_few_outcomes_of_known_models_do_not_make_a_wild_prior() -> None:
+    """Chance errors are not taken for differences: one outcome per cluster says little about the clusters."""
+    rng = np.random.default_rng(0)
+    outcomes = {f"m{m}": (rng.random(20) < 0.5).astype(float) for m in range(5)}
+    prior = ErrorPrior.fit(np.arange(20), outcomes, 20)
+    assert prior.mean.std() < 0.05
+    assert prior.covariance.diagonal().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("mean", "covariance", "message"),
+    [
+        ([0.5], [[1.0, 0.0], [0.0, 1.0]], r"they are \(1,\) and \(2, 2\)"),
+        ([0.5, 0.5], [[1.0, 0.5], [0.0, 1.0]], "symmetric"),
+        ([0.5, 0.5], [[1.0, 2.0], [2.0, 1.0]], "negative eigenvalues"),
+        ([0.5, np.nan], [[1.0, 0.0], [0.0, 1.0]], "finite"),
+    ],
+)
+def test_a_prior_that_makes_no_sense_is_refused(mean: list[float], covariance: Any, message: str) -> None:
+    """Before a posterior is taken from it."""
+    with pytest.raises(InvalidInputError, match=message):
+        ErrorPrior(np.array(mean), np.array(covariance))
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_many_prompts_are_embedded_in_one_call() -> None:
         calls.append(len(texts))
         return toy_embed(texts)
 
-    router = UniRouter.fit(TOY_PROMPTS, embedder=counting, n_clusters=3)
+    router = UniRouter.fit(TOY_PROMPTS, embedder=counting, n_clusters=3, outcomes={"known": toy_losses("sum")})
     router.register(router.profile("m", TOY_PROMPTS, toy_losses(), cost=1))
     router.route_many(["a", "b", "c"])
     assert calls == [61, 60, 3]
@@ -147,6 +147,7 @@ def test_expected_errors_come_in_the_order_asked_for(router: UniRouter) -> None:
     prompts = ["a sum", "a date"]
     assert router.expected_errors(prompts).tolist() == [[0, 0, 1], [1, 0, 1]]
     assert router.expected_errors(prompts, among=["poet", "abacus"]).tolist() == [[1, 0], [1, 1]]
+    assert router.expected_errors(prompts, among=["poet", "poet"]).tolist() == [[1, 1], [1, 1]]
     vectors = router.embed(prompts)
     assert router.expected_errors(vectors=vectors, among=["oracle"]).tolist() == [[0], [0]]
 
@@ -207,7 +208,8 @@ def test_a_cost_weight_that_makes_no_sense_is_refused(router: UniRouter, weight:
         ({"prompt": "a", "vector": [1, 2, 3, 4]}, "either prompts or vectors"),
         ({"prompt": ["a"]}, r"one prompt.*route_many"),
         ({"prompt": 3}, "not int"),
-        ({"vector": [[1, 2, 3, 4]]}, r"\(1, 4\)"),
+        ({"vector": [[1, 2, 3, 4]]}, r"one vector.*route_many"),
+        ({"vector": [[1], [2, 3]]}, r"one vector.*route_many"),
         ({"prompt": "a", "among": "abacus"}, "among should be a list of model names, but is 'abacus'"),
         ({"prompt": "a", "among": 3}, "among should be a list of model names, but is 3"),
         ({"prompt": "a", "among": [["abacus"]]}, "among should be a list of model names"),
@@ -335,6 +337,17 @@ class TestCalibrate:
             router.calibrate(self.PROMPTS, **arguments)
         assert router.cost_weight == 0.5
 
+    @pytest.mark.parametrize("unit", [1e-20, 1e-300, 1e300])
+    def test_any_unit_of_cost_will_do(self, router: UniRouter, unit: float) -> None:
+        """Costs of 1, 2 and 10 of whatever is counted: the same choices."""
+        router.calibrate(self.PROMPTS, budget=2)
+        expected = router.route_many(self.PROMPTS)
+        scaled = UniRouter(router.clusters, estimator="mean")
+        for profile in router.profiles.values():
+            scaled.register(LLMProfile(profile.name, profile.counts, profile.losses, profile.cost * unit))
+        scaled.calibrate(self.PROMPTS, budget=2 * unit)
+        assert [d.model for d in scaled.route_many(self.PROMPTS)] == [d.model for d in expected]
+
     def test_it_needs_prompts_and_models(self, router: UniRouter) -> None:
         """Neither can be guessed."""
         with pytest.raises(InvalidInputError, match="no prompts to calibrate on"):
@@ -381,6 +394,22 @@ def test_routing_goes_on_while_the_pool_changes(router: UniRouter) -> None:
     stop.set()
     join_all(changing)
     assert not errors
+
+
+def test_a_snapshot_holds_those_that_are_registered(router: UniRouter) -> None:
+    """Names that are not registered are left out, and later changes do not reach it."""
+    snapshot = router.registered(["poet", "gpt", "oracle"])
+    router.unregister("poet")
+    assert list(snapshot) == ["oracle", "poet"]
+    assert router.route("a poem", among=snapshot).model == "poet"
+    assert router.expected_errors(["a poem"], among=snapshot).tolist() == [[0, 0]]
+
+
+def test_a_prior_over_other_clusters_is_refused(router: UniRouter) -> None:
+    """Both numbers are named."""
+    other = UniRouter.fit(TOY_PROMPTS, n_clusters=2, outcomes={"m": toy_losses()}).prior
+    with pytest.raises(InvalidInputError, match="over 2 clusters, but there are 3"):
+        UniRouter(router.clusters, prior=other)
 
 
 def test_a_router_can_be_copied_and_sent_to_workers(router: UniRouter) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,8 @@ def test_an_empty_router_comes_back_too(tmp_path: Path) -> None:
     loaded = UniRouter.load(tmp_path)
     assert loaded.models == ()
     assert loaded.clusters.embedder is None
+    with pytest.raises(EmbeddingError, match="load it without embedder="):
+        UniRouter.load(tmp_path, embedder=toy_embed)
 
 
 def test_the_files_are_json_and_safetensors_and_hold_no_prompt(local_router: UniRouter, tmp_path: Path) -> None:
@@ -132,6 +134,7 @@ def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
         (edit(lambda d: d.update(estimator="median")), "no estimator 'median'"),
         (edit(lambda d: d.update(cost_weight=-1)), "cost_weight should be a number of at least 0"),
         (edit(lambda d: d.update(cost_weight="1")), "cost_weight should be float, but str"),
+        (edit(lambda d: d.update(cost_weight=10**400)), "cost_weight should be float, but int"),
         (edit(lambda d: d.pop("clusters")), "clusters should be dict, but nothing"),
         (edit(lambda d: d["clusters"].update(temperature=0)), "not those of fitted clusters"),
         (edit(lambda d: d["clusters"]["clusters"].pop()), "not those of fitted clusters"),
@@ -163,6 +166,8 @@ def test_a_damaged_folder_is_refused(local_router: UniRouter, tmp_path: Path, da
         ("clusters.probe", [0.0] * 3, "probe has shape"),
         ("clusters.centroids", np.zeros((0, 4)), "shares has shape|not those of fitted clusters"),
         ("prior.covariance", np.zeros((3, 2)), "covariance has shape"),
+        ("prior.covariance", np.ones((3, 3)) - 2 * np.eye(3), "negative eigenvalues"),
+        ("clusters.centroids", np.full((3, 3), 1e300), "not in"),
     ],
 )
 def test_damaged_arrays_are_refused(
@@ -204,34 +209,51 @@ def test_a_path_that_is_a_file_is_refused(local_router: UniRouter, tmp_path: Pat
     assert file.read_text() == "mine"
 
 
-@pytest.mark.parametrize("fatal", range(1, 8))
-def test_a_save_that_dies_leaves_a_whole_router(
-    local_router: UniRouter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fatal: int
-) -> None:
-    """Whichever step is its last, the folder holds the old router or the new one, and can be saved to again."""
-    local_router.save(tmp_path)
-    local_router.unregister("a")
+@contextlib.contextmanager
+def dying_at(step: int) -> Iterator[None]:
+    """Within it, a save dies at its first, second, ... step that touches the disk."""
     steps = 0
 
-    def dying(step: Callable[..., Any]) -> Callable[..., Any]:
+    def dying(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any, **options: Any) -> Any:
             nonlocal steps
             steps += 1
-            if steps == fatal:
+            if steps == step:
                 raise KeyboardInterrupt
-            return step(*arguments, **options)
+            return function(*arguments, **options)
 
         return run
 
-    for owner, name in ((Path, "open"), (os, "fsync"), (Path, "replace")):
-        monkeypatch.setattr(owner, name, dying(getattr(owner, name)))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        for owner, name in ((os, "fsync"), (Path, "replace")):
+            patch.setattr(owner, name, dying(getattr(owner, name)))
+        yield
+
+
+@pytest.mark.parametrize("fatal", range(1, 6))
+def test_a_save_that_dies_leaves_a_whole_router(local_router: UniRouter, tmp_path: Path, fatal: int) -> None:
+    """Whichever step is its last, the folder holds the old router or the new one, and can be saved to again."""
+    local_router.save(tmp_path)
+    local_router.unregister("a")
+    with dying_at(fatal):
         local_router.save(tmp_path)
-    monkeypatch.undo()
-    assert UniRouter.load(tmp_path).models == (("a", "b") if fatal <= 6 else ("b",))
+    assert UniRouter.load(tmp_path).models == (("a", "b") if fatal <= 4 else ("b",))
     local_router.save(tmp_path)
     assert UniRouter.load(tmp_path).models == ("b",)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["router.json", "router.safetensors"]
+
+
+@pytest.mark.parametrize("fatal", range(1, 6))
+def test_two_saves_that_die_leave_a_whole_router(local_router: UniRouter, tmp_path: Path, fatal: int) -> None:
+    """The first dies with its arrays not yet in their place; the second must not overwrite them."""
+    local_router.save(tmp_path)
+    local_router.unregister("a")
+    with dying_at(5):
+        local_router.save(tmp_path)
+    local_router.unregister("b")
+    with dying_at(fatal):
+        local_router.save(tmp_path)
+    assert UniRouter.load(tmp_path).models == ("b",)
 
 
 def test_a_writer_that_is_killed_leaves_a_whole_router(local_router: UniRouter, tmp_path: Path) -> None:

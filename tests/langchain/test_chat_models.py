@@ -1,6 +1,8 @@
 """The chat model, through the front door: `prompt | router | parser`."""
 
 import asyncio
+import contextlib
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -8,11 +10,12 @@ from typing import Any
 import pytest
 from conftest import TOY_PROMPTS, toy_embed, toy_losses
 from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.language_models import BaseChatModel, FakeListLLM
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ChatMessage, HumanMessage, SystemMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.rate_limiters import InMemoryRateLimiter
 from langchain_core.tracers.context import collect_runs
 
 from unirouter_integrations import EmbeddingError, InvalidInputError, UniRouter, UnknownModelError
@@ -111,6 +114,10 @@ def test_the_last_human_message_decides(llm: ChatUniRouter) -> None:
     assert llm.invoke([SystemMessage("write a poem")]).response_metadata["unirouter"]["model"] == "poet"
     picture = HumanMessage([{"type": "text", "text": "a sum"}, {"type": "image_url", "image_url": {"url": "poem"}}])
     assert llm.invoke([picture]).response_metadata["unirouter"]["model"] == "abacus"
+    wordless = HumanMessage([{"type": "image_url", "image_url": {"url": "poem"}}])
+    assert llm.invoke([HumanMessage("a poem"), wordless]).response_metadata["unirouter"]["model"] == "poet"
+    chat = [ChatMessage(content="a date", role="user"), ChatMessage(content="a poem", role="assistant")]
+    assert llm.invoke(chat).response_metadata["unirouter"]["model"] == "oracle"
 
 
 async def test_the_decision_is_on_every_answer(llm: ChatUniRouter) -> None:
@@ -190,9 +197,16 @@ async def test_an_error_of_the_chosen_model_passes_through(llm: ChatUniRouter) -
         await llm.ainvoke("a poem")
     with pytest.raises(TimeoutError):
         list(llm.stream("a poem"))
-    failed, answered = llm.batch(["a poem", "a sum"], return_exceptions=True)
-    assert isinstance(failed, TimeoutError)
-    assert answered.text == "abacus a sum"
+    for answers in (
+        llm.batch(["a poem", "a sum", 5], return_exceptions=True),  # type: ignore[list-item]
+        await llm.abatch(["a poem", "a sum", 5], return_exceptions=True),  # type: ignore[list-item]
+    ):
+        failed, answered, senseless = answers
+        assert isinstance(failed, TimeoutError)
+        assert answered.text == "abacus a sum"
+        assert isinstance(senseless, ValueError)
+    with pytest.raises(ValueError, match="Invalid input type"):
+        llm.batch(["a poem", 5])  # type: ignore[list-item]
 
 
 def test_callbacks_tags_and_metadata_of_the_router_apply(router: UniRouter) -> None:
@@ -209,6 +223,99 @@ def test_callbacks_tags_and_metadata_of_the_router_apply(router: UniRouter) -> N
     ((tags, metadata),) = started
     assert {"team", "call", "unirouter"} <= set(tags)
     assert metadata["unit"] == 7
+
+
+def test_a_handler_given_twice_counts_once(router: UniRouter) -> None:
+    """On the chat model and on the call, as with any chat model."""
+    counter = UsageMetadataCallbackHandler()
+    models = {name: Echo(model_name=name) for name in router.models}
+    llm = ChatUniRouter(router=router, models=models, callbacks=[counter])
+    (PROMPT | llm).invoke({"question": "a poem"}, {"callbacks": [counter]})
+    llm.invoke("a poem", {"callbacks": [counter]})
+    assert counter.usage_metadata["poet"]["total_tokens"] == 30
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"cache": True}, {"rate_limiter": InMemoryRateLimiter(requests_per_second=1)}, {"disable_streaming": True}],
+)
+def test_settings_that_only_the_models_can_have_are_refused(router: UniRouter, setting: Any) -> None:
+    """Ignoring them would be worse."""
+    models = {name: Echo(model_name=name) for name in router.models}
+    with pytest.raises(ValueError, match=f"{next(iter(setting))} has no effect.*set it on its models"):
+        ChatUniRouter(router=router, models=models, **setting)
+
+
+async def test_closing_a_stream_early_closes_that_of_the_model(router: UniRouter) -> None:
+    """At once, so that no connection outlives a cancelled request."""
+    closed = []
+
+    class Watched(Echo):
+        async def _astream(self, messages: Any, *arguments: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+            try:
+                async for chunk in super()._astream(messages, *arguments, **kwargs):
+                    yield chunk
+            finally:
+                closed.append(self.model_name)
+
+    class Errors(BaseCallbackHandler):
+        def on_llm_error(self, error: BaseException, **_: Any) -> None:
+            closed.append(type(error).__name__)
+
+    llm = ChatUniRouter(router=router, models={name: Watched(model_name=name) for name in router.models})
+    stream: Any = llm.astream("a poem", {"callbacks": [Errors()]})
+    assert (await anext(stream)).text == "poet"
+    await stream.aclose()
+    assert "GeneratorExit" in closed
+    with contextlib.closing(llm.stream("a poem")) as chunks:  # type: ignore[type-var]
+        assert next(chunks).text == "poet"
+
+
+def test_a_router_inside_a_router_names_the_model_that_answered(llm: ChatUniRouter) -> None:
+    """In the message and in the trace."""
+    outer_router = UniRouter.fit(TOY_PROMPTS, embedder=toy_embed, n_clusters=1)
+    outer_router.register(outer_router.profile("team", TOY_PROMPTS, toy_losses(), cost=1))
+    outer = ChatUniRouter(router=outer_router, models={"team": llm})
+    with collect_runs() as runs:
+        answer = outer.invoke("a poem")
+    assert answer.response_metadata["unirouter"]["model"] == "poet"
+    assert runs.traced_runs[0].metadata["unirouter_model"] == "poet"
+
+
+def test_a_chain_in_the_place_of_a_model_is_named(router: UniRouter) -> None:
+    """Its answer is no message; the error says which one, and what to register instead."""
+    chain: Any = Echo(model_name="poet") | StrOutputParser()
+    with pytest.raises(InvalidInputError, match=r"'poet' answered with \w+, not with a message"):
+        ChatUniRouter(router=router, models={"poet": chain}).invoke("a poem")
+
+
+def test_tools_are_not_bound_yet_and_it_says_what_to_do(llm: ChatUniRouter) -> None:
+    """Rather than losing them."""
+    with pytest.raises(NotImplementedError, match=r"bind them to its models"):
+        llm.bind_tools([])
+
+
+async def test_models_may_come_and_go_during_calls(llm: ChatUniRouter) -> None:
+    """Threads register and remove a model while others call: no error, and each answer is of the model it names."""
+    profile = llm.router.profile("calendar", TOY_PROMPTS, toy_losses(), cost=0.5)
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            llm.register("calendar", Echo(model_name="calendar"), profile)
+            llm.unregister("calendar")
+
+    changing = threading.Thread(target=change)
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    changing.start()
+    try:
+        answers = [llm.invoke("a date") for _ in range(300)] + llm.batch(["a date"] * 300)
+    finally:
+        stop.set()
+        changing.join()
+        sys.setswitchinterval(switch)
+    assert all(answer.text == f"{answer.response_metadata['unirouter']['model']} a date" for answer in answers)
 
 
 def test_a_model_joins_every_chain_that_holds_the_router(llm: ChatUniRouter) -> None:
@@ -254,8 +361,9 @@ def test_the_cost_weight_may_be_the_chat_models_own(router: UniRouter) -> None:
     follows = ChatUniRouter(router=router, models=models)
     router.cost_weight = 5
     assert follows.invoke("a date").text == "abacus a date"
-    with pytest.raises(InvalidInputError, match="cost_weight"):
-        ChatUniRouter(router=router, models=models, cost_weight=-1).invoke("a date")
+    for weight in (-1, float("nan")):
+        with pytest.raises(ValueError, match="cost_weight should be a number of at least 0 or None"):
+            ChatUniRouter(router=router, models=models, cost_weight=weight)
 
 
 @pytest.mark.parametrize(
@@ -264,6 +372,7 @@ def test_the_cost_weight_may_be_the_chat_models_own(router: UniRouter) -> None:
         ({}, "models is empty"),
         ({"gpt": Echo(model_name="gpt")}, r"no profile of 'gpt'; it has \['abacus', 'oracle', 'poet'\]"),
         ({"poet": "gpt"}, "'poet' should be a LangChain chat model, bare or bound, not str"),
+        ({"poet": FakeListLLM(responses=["x"])}, "'poet' should be a LangChain chat model.*not FakeListLLM"),
         ({1: Echo(model_name="gpt")}, "named by str"),
         ([Echo(model_name="gpt")], "models should be a dict"),
     ],

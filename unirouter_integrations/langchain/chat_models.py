@@ -4,11 +4,13 @@ It *delegates* the public methods and opens no model run of its own. Calling a c
 tokens twice, stream them twice and lose bound tools; delegating, every call is exactly one run, the chosen model's.
 """
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing
 from typing import Annotated, Any, NamedTuple, TypeVar, cast
 
 from langchain_core.callbacks import CallbackManagerForLLMRun, Callbacks
-from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
@@ -24,6 +26,8 @@ from unirouter_integrations.router import UniRouter
 
 Model = Runnable[LanguageModelInput, AIMessage]
 M = TypeVar("M", bound=AIMessage)
+
+_SETTINGS_OF_MODELS = ("cache", "rate_limiter", "disable_streaming", "custom_get_token_ids")
 
 
 class _Routed(NamedTuple):
@@ -48,7 +52,7 @@ def _check_model(name: object, model: object) -> None:
     if not isinstance(name, str):
         msg = f"models should be named by str, but {name!r} is {type(name).__name__}."
         raise InvalidInputError(msg)
-    if not isinstance(model, Runnable):
+    if not isinstance(model, Runnable) or isinstance(model, BaseLLM):
         msg = f"The model {name!r} should be a LangChain chat model, bare or bound, not {type(model).__name__}."
         raise InvalidInputError(msg)
 
@@ -65,6 +69,10 @@ class ChatUniRouter(BaseChatModel):
         router: The fitted router, with a profile registered for each of the models.
         models: The chat models by name; any of them may have arguments bound. The dict is kept, not copied.
         cost_weight: lambda for the calls of this chat model; None for the router's.
+
+    Raises:
+        ValidationError: From the constructor (pydantic's, a `ValueError`), if a model has no profile or is no chat
+            model, or a setting is given that only the models themselves can have, like `cache` or `rate_limiter`.
 
     Example:
         ```python
@@ -83,6 +91,13 @@ class ChatUniRouter(BaseChatModel):
     def _check_profiles(self) -> "ChatUniRouter":
         if not self.models:
             msg = "models is empty; give at least one chat model."
+            raise InvalidInputError(msg)
+        for setting in _SETTINGS_OF_MODELS:
+            if getattr(self, setting):
+                msg = f"{setting} has no effect on a ChatUniRouter, which makes no call itself; set it on its models."
+                raise InvalidInputError(msg)
+        if self.cost_weight is not None and not (math.isfinite(self.cost_weight) and self.cost_weight >= 0):
+            msg = f"cost_weight should be a number of at least 0 or None, but is {self.cost_weight!r}."
             raise InvalidInputError(msg)
         missing = [name for name in self.models if name not in self.router.profiles]
         if missing:
@@ -105,8 +120,8 @@ class ChatUniRouter(BaseChatModel):
             InvalidInputError: If the profile is of another name or of other clusters, or the model is not a chat model.
         """
         _check_model(name, model)
-        if profile.name != name:
-            msg = f"The profile given for {name!r} is that of {profile.name!r}."
+        if not isinstance(profile, LLMProfile) or profile.name != name:
+            msg = f"{name!r} needs its own profile (router.profile({name!r}, ...) makes it), not {profile!r}."
             raise InvalidInputError(msg)
         before = self.models.get(name)
         self.models[name] = model
@@ -181,9 +196,10 @@ class ChatUniRouter(BaseChatModel):
         routed = (await self._aroute([input]))[0]
         chunks = routed.model.astream(routed.input, self._config(routed, config), **_with(stop, kwargs))
         first = True
-        async for chunk in chunks:
-            yield cast("AIMessageChunk", _noted(chunk, routed) if first else chunk)
-            first = False
+        async with aclosing(cast("AsyncGenerator[AIMessage]", chunks)):  # so that closing early reaches the model
+            async for chunk in chunks:
+                yield cast("AIMessageChunk", _noted(chunk, routed) if first else chunk)
+                first = False
 
     @override
     def batch(
@@ -194,8 +210,14 @@ class ChatUniRouter(BaseChatModel):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[AIMessage]:
-        """Route all inputs with one embedding call, then call the chosen models in parallel."""
-        return super().batch(self._route(inputs), config, return_exceptions=return_exceptions, **kwargs)  # type: ignore[arg-type]  # routed inputs, which `invoke` knows
+        """Route all inputs with one call of the embedder, then call the chosen models in parallel."""
+        try:
+            routed: list[Any] = self._route(inputs)
+        except Exception:
+            if not return_exceptions:
+                raise
+            routed = inputs  # each is routed alone then, and its error returned in its place
+        return super().batch(routed, config, return_exceptions=return_exceptions, **kwargs)
 
     @override
     async def abatch(
@@ -206,9 +228,14 @@ class ChatUniRouter(BaseChatModel):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[AIMessage]:
-        """Route all inputs with one embedding call, then call the chosen models concurrently."""
-        routed = await self._aroute(inputs)
-        return await super().abatch(routed, config, return_exceptions=return_exceptions, **kwargs)  # type: ignore[arg-type]  # routed inputs, which `ainvoke` knows
+        """Route all inputs with one call of the embedder, then call the chosen models concurrently."""
+        try:
+            routed: list[Any] = await self._aroute(inputs)
+        except Exception:
+            if not return_exceptions:
+                raise
+            routed = inputs
+        return await super().abatch(routed, config, return_exceptions=return_exceptions, **kwargs)
 
     @override
     def generate(
@@ -243,6 +270,16 @@ class ChatUniRouter(BaseChatModel):
         return _as_result(await self.abatch(list(messages), config, **_with(stop, kwargs)))
 
     @override
+    def bind_tools(
+        self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        msg = (
+            "ChatUniRouter does not bind tools yet; bind them to its models: "
+            "models={name: model.bind_tools(tools), ...}."
+        )
+        raise NotImplementedError(msg)
+
+    @override
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -271,41 +308,50 @@ class ChatUniRouter(BaseChatModel):
         if _are_routed(inputs):
             return list(inputs)
         models = dict(self.models)
-        texts = [self._text(item) for item in inputs]
-        decisions = self.router.route_many(texts, cost_weight=self.cost_weight, among=self._among(models))
+        decisions = self.router.route_many(self._texts(inputs), **self._conditions(models))
         return _dispatched(inputs, decisions, models)
 
     async def _aroute(self, inputs: Sequence[Any]) -> list[_Routed]:
         if _are_routed(inputs):
             return list(inputs)
         models = dict(self.models)
-        texts = [self._text(item) for item in inputs]
-        decisions = await self.router.aroute_many(texts, cost_weight=self.cost_weight, among=self._among(models))
+        decisions = await self.router.aroute_many(self._texts(inputs), **self._conditions(models))
         return _dispatched(inputs, decisions, models)
 
-    def _among(self, models: dict[str, Model]) -> list[str] | None:
-        """The candidates: the models that have a profile. None, which is quicker, if these are all profiles."""
-        profiles = self.router.profiles
-        return None if models.keys() == profiles.keys() else [name for name in models if name in profiles]
+    def _conditions(self, models: dict[str, Model]) -> dict[str, Any]:
+        return {"cost_weight": self.cost_weight, "among": self.router.registered(models)}
+
+    def _texts(self, inputs: Sequence[LanguageModelInput]) -> list[str]:
+        return [self._text(item) for item in inputs]
 
     def _text(self, prompt: LanguageModelInput) -> str:
-        """What a prompt is judged by: its last human message, or all of it if there is none."""
+        """What a prompt is judged by: its last human message that has text, or all of it if there is none."""
         messages = self._convert_input(prompt).to_messages()
-        humans = [message for message in messages if isinstance(message, HumanMessage)]
-        return humans[-1].text if humans else "\n".join(message.text for message in messages)
+        human = [text for message in messages if _is_human(message) and (text := message.text)]
+        return human[-1] if human else "\n".join(message.text for message in messages)
 
     def _config(self, routed: _Routed, config: RunnableConfig | None) -> RunnableConfig:
         """The caller's config with what was given to the constructor, and the decision, for the trace."""
-        own = RunnableConfig(
-            tags=[*(self.tags or []), "unirouter"],
-            metadata={
-                **(self.metadata or {}),
-                **{f"unirouter_{key}": value for key, value in routed.decision.as_dict().items()},
-            },
-        )
+        given = ensure_config(config)
+        own = RunnableConfig(tags=[*(self.tags or []), "unirouter"], metadata=self.metadata or {})
         if self.callbacks is not None:
-            own["callbacks"] = self.callbacks
-        return merge_configs(own, ensure_config(config))
+            own["callbacks"] = _not_yet_in(given.get("callbacks"), self.callbacks)
+        merged = merge_configs(own, given)
+        decision = {f"unirouter_{key}": value for key, value in routed.decision.as_dict().items()}
+        merged["metadata"] = {**merged.get("metadata", {}), **decision}
+        return merged
+
+
+def _is_human(message: BaseMessage) -> bool:
+    return isinstance(message, HumanMessage) or getattr(message, "role", None) in {"user", "human"}
+
+
+def _not_yet_in(given: Callbacks, own: Callbacks) -> Callbacks:
+    """The constructor's callbacks without those that the call brings along: a handler is called once per event."""
+    if not isinstance(own, list):
+        return own
+    handlers = given if isinstance(given, list) else getattr(given, "handlers", [])
+    return [handler for handler in own if handler not in handlers]
 
 
 def _are_routed(inputs: Sequence[Any]) -> bool:
@@ -317,9 +363,18 @@ def _dispatched(inputs: Sequence[Any], decisions: Sequence[RoutingDecision], mod
 
 
 def _noted(message: M, routed: _Routed) -> M:
-    """A copy of the answer that says which model gave it and why; the original may be a cache's."""
-    note = {"unirouter": routed.decision.as_dict()}
-    return message.model_copy(update={"response_metadata": {**message.response_metadata, **note}})
+    """A copy of the answer that says which model gave it and why; the original may be a cache's.
+
+    Of routers inside routers, the innermost decision is the one that names the model.
+    """
+    if not isinstance(message, AIMessage):
+        msg = (
+            f"The model {routed.decision.model!r} answered with {type(message).__name__}, not with a message. "
+            "Register the chat model itself, without a parser behind it."
+        )
+        raise InvalidInputError(msg)
+    metadata = {"unirouter": routed.decision.as_dict(), **message.response_metadata}
+    return message.model_copy(update={"response_metadata": metadata})
 
 
 def _with(stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
