@@ -18,7 +18,8 @@ from unirouter_integrations.errors import InvalidInputError, UnknownModelError
 from unirouter_integrations.profiles import ClusterErrors, Floats, LLMProfile
 
 _ROUNDING = 1e-9
-_LARGEST_WEIGHT = 1e18
+_LARGEST_WEIGHT = 1e18  # in units of `Pool.weight_unit`
+_LARGEST_UNIT = 1e289
 
 
 def score(error: Any, cost: Any, cost_weight: float) -> Any:
@@ -127,9 +128,9 @@ class Pool:
         return float(share @ np.take_along_axis(table, chosen[:, None], axis=1)[:, 0])
 
     @property
-    def largest_cost(self) -> float:
-        """The unit in which cost weights are searched; 1 if nothing costs anything."""
-        return float(self.cost.max()) or 1.0
+    def weight_unit(self) -> float:
+        """The unit in which cost weights are searched: at this weight the dearest call costs as much as an error."""
+        return min(1 / (float(self.cost.max()) or 1.0), _LARGEST_UNIT)
 
     def columns(self, names: Sequence[str]) -> list[int]:
         """Where these models stand."""
@@ -168,7 +169,7 @@ def weight_for_budget(pool: Pool, share: Floats, budget: float) -> float:
         )
         raise InvalidInputError(msg)
     over = budget * (1 + _ROUNDING)
-    return _turning_point(lambda weight: pool.mean_of_best(pool.cost, share, weight) > over, pool.largest_cost)[1]
+    return _turning_point(lambda weight: pool.mean_of_best(pool.cost, share, weight) > over, pool.weight_unit)[1]
 
 
 def weight_for_quality(pool: Pool, share: Floats, quality: float) -> float:
@@ -190,12 +191,12 @@ def weight_for_quality(pool: Pool, share: Floats, quality: float) -> float:
             f"ignoring cost reaches {reachable:.3f}."
         )
         raise InvalidInputError(msg)
-    if pool.mean_of_best(success, share, _LARGEST_WEIGHT / pool.largest_cost) >= goal:
+    if pool.mean_of_best(success, share, _LARGEST_WEIGHT * pool.weight_unit) >= goal:
         return weight_for_budget(pool, share, float(share @ pool.cost.min(axis=1)))
-    return _turning_point(lambda weight: pool.mean_of_best(success, share, weight) >= goal, pool.largest_cost)[0]
+    return _turning_point(lambda weight: pool.mean_of_best(success, share, weight) >= goal, pool.weight_unit)[0]
 
 
-def _turning_point(holds: Callable[[float], bool], largest_cost: float) -> tuple[float, float]:
+def _turning_point(holds: Callable[[float], bool], unit: float) -> tuple[float, float]:
     """The last weight at which a condition holds, and the first at which it does not, as close as rounding allows.
 
     Mean cost and quality never rise with the weight, so bisection finds the place. If the condition never holds, both
@@ -203,9 +204,9 @@ def _turning_point(holds: Callable[[float], bool], largest_cost: float) -> tuple
     """
     if not holds(0):
         return 0.0, 0.0
-    low, high = 0.0, 1 / largest_cost
+    low, high = 0.0, unit
     while holds(high):
-        if high * largest_cost >= _LARGEST_WEIGHT:
+        if high >= unit * _LARGEST_WEIGHT:
             return high, high
         low, high = high, high * 2
     while high - low > _ROUNDING * high and low < (middle := (low + high) / 2) < high:

@@ -339,7 +339,7 @@ class TestCalibrate:
 
     @pytest.mark.parametrize("unit", [1e-20, 1e-300, 1e300])
     def test_any_unit_of_cost_will_do(self, router: UniRouter, unit: float) -> None:
-        """Costs of 1, 2 and 10 of whatever is counted: the same choices."""
+        """Costs of 1, 2 and 10 of whatever is counted: the same choices, for a budget and for a quality."""
         router.calibrate(self.PROMPTS, budget=2)
         expected = router.route_many(self.PROMPTS)
         scaled = UniRouter(router.clusters, estimator="mean")
@@ -347,6 +347,8 @@ class TestCalibrate:
             scaled.register(LLMProfile(profile.name, profile.counts, profile.losses, profile.cost * unit))
         scaled.calibrate(self.PROMPTS, budget=2 * unit)
         assert [d.model for d in scaled.route_many(self.PROMPTS)] == [d.model for d in expected]
+        scaled.calibrate(self.PROMPTS, quality=0.25)
+        assert {d.model for d in scaled.route_many(self.PROMPTS)} == {"abacus"}
 
     def test_it_needs_prompts_and_models(self, router: UniRouter) -> None:
         """Neither can be guessed."""
