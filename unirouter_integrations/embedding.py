@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
@@ -337,12 +338,8 @@ def _from_sentence_transformer(model: Any, name: str | None) -> Embedder:
 
     # SentenceTransformer shows a progress bar where logging is verbose; other encoders may not know the word.
     quiet = {"show_progress_bar": False} if "show_progress_bar" in inspect.signature(model.encode).parameters else {}
-
-    def encode(texts: list[str]) -> npt.ArrayLike:
-        vectors: npt.ArrayLike = model.encode(texts, **quiet)
-        return vectors
-
-    return _Adapted(f"sentence-transformers:{name}" if name else _name("encoder", model), encode, None)
+    name = f"sentence-transformers:{name}" if name else _name("encoder", model)
+    return _Adapted(name, partial(model.encode, **quiet), None)
 
 
 def _load_sentence_transformer(name: str) -> object:
