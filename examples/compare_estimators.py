@@ -22,13 +22,13 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from unirouter_integrations import PromptClusters, UniRouter
+from unirouter_integrations.evaluation import DeferralCurve
 from unirouter_integrations.profiles import Estimator
 
 Floats = npt.NDArray[np.float64]
 
 BLIND = "prompt-blind"
 METHODS = (*get_args(Estimator), BLIND)
-WEIGHTS = (0.0, *np.geomspace(1e-4, 1e4, 120), 1e9)
 
 
 class Outcomes(NamedTuple):
@@ -62,21 +62,6 @@ def read_outcomes(folder: Path) -> Outcomes:
     )
 
 
-def area(router: UniRouter, vectors: npt.ArrayLike, losses: dict[str, Floats], costs: dict[str, float]) -> float:
-    """Mean quality over a uniform budget between the cheapest and the dearest model.
-
-    The points come from the router at many cost weights; between two of them a router may mix, so lines join them.
-    """
-    scale = max(costs.values()) - min(costs.values()) or 1.0
-    points = set()
-    for weight in WEIGHTS:
-        chosen = [decision.model for decision in router.route_many(vectors=vectors, cost_weight=weight / scale)]
-        wrong = np.mean([losses[model][row] for row, model in enumerate(chosen)])
-        points.add((float(np.mean([costs[model] for model in chosen])), 1 - float(wrong)))
-    spent, quality = zip(*sorted(points), strict=True)
-    return float(np.interp(np.linspace(min(costs.values()), max(costs.values()), 1000), spent, quality).mean())
-
-
 def trial(data: Outcomes, vectors: npt.NDArray[np.float32] | None, n_validation: int, seed: int) -> dict[str, float]:
     """The area of each method for one split of models and prompts."""
     rng = np.random.default_rng(seed)
@@ -106,8 +91,8 @@ def trial(data: Outcomes, vectors: npt.NDArray[np.float32] | None, n_validation:
         for column in hidden:
             name, losses = data.models[column], data.losses[validation, column]
             router.register(router.profile(name, vectors=on_validation, losses=losses, cost=data.costs[column]))
-        losses = {data.models[column]: data.losses[test, column] for column in hidden}
-        areas[method] = area(router, on_test, losses, {data.models[c]: float(data.costs[c]) for c in hidden})
+        expected = router.expected_errors(vectors=on_test, among=[data.models[column] for column in hidden])
+        areas[method] = DeferralCurve.trace(expected, data.losses[np.ix_(test, hidden)], data.costs[hidden]).area
     return areas
 
 
