@@ -286,10 +286,11 @@ def _temperature(points: Vectors, centroids: Vectors) -> float:
 
 
 def _readable_words(text: str) -> list[str]:
-    """The words of a text that say something by themselves: of letters, and no English stop word."""
+    """The words of a text that say something by themselves: no signs, single Latin letters or English stop words."""
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
-    return [word for word in words(text) if word.isalpha() and word not in ENGLISH_STOP_WORDS]
+    found = (word for word in words(text) if word.isalpha() and (len(word) > 1 or not word.isascii()))
+    return [word for word in found if word not in ENGLISH_STOP_WORDS]
 
 
 def _typical_terms(texts: list[str], labels: npt.NDArray[np.intp], n_clusters: int) -> tuple[tuple[str, ...], ...]:

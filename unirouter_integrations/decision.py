@@ -97,11 +97,16 @@ class Pool:
     """
 
     def __init__(
-        self, profiles: Mapping[str, LLMProfile], estimates: Mapping[str, ClusterErrors], n_clusters: int
+        self,
+        profiles: Mapping[str, LLMProfile],
+        estimates: Mapping[str, ClusterErrors],
+        n_clusters: int,
+        fingerprint: str,
     ) -> None:
         self.names = tuple(sorted(profiles))
         self.profiles = {name: profiles[name] for name in self.names}
         self.estimates = estimates
+        self.fingerprint = fingerprint
         shape = (n_clusters, len(self.names))
         self.error, self.std, self.cost = np.empty(shape), np.empty(shape), np.empty(shape)
         for column, (name, profile) in enumerate(self.profiles.items()):
@@ -145,7 +150,7 @@ class Pool:
         self.columns(names)
         if self.profiles.keys() == set(names):
             return self
-        return Pool({name: self.profiles[name] for name in names}, self.estimates, len(self.error))
+        return Pool({name: self.profiles[name] for name in names}, self.estimates, len(self.error), self.fingerprint)
 
     def unknown(self, names: Sequence[str]) -> UnknownModelError:
         """The error for names that are not registered."""

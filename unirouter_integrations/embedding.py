@@ -10,7 +10,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -30,6 +29,7 @@ _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 _TERM = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[^\W\d_])+|\d|[^\w\s]")
+_PUNCTUATION = frozenset(".,;:!?…\"'")
 _RARE_TERMS_FROM = 20
 _LARGEST = 1e6
 _AT_ONCE = 16
@@ -77,7 +77,8 @@ def as_embedder(x: object) -> Embedder:
     if hasattr(model, "embed_documents"):
         return _Adapted(_name("langchain", model), model.embed_documents, getattr(model, "aembed_documents", None))
     if hasattr(model, "get_query_embedding"):
-        return _from_llamaindex(model)
+        queries = _LlamaIndexQueries(model)
+        return _Adapted(_name("llamaindex", model), queries.embed, queries.aembed)
     if hasattr(model, "encode"):
         return _from_sentence_transformer(model, None)
     if callable(model):
@@ -92,7 +93,7 @@ def as_embedder(x: object) -> Embedder:
 
 def check_texts(texts: Sequence[str], what: str = "prompts") -> list[str]:
     """The texts as a list, or an `InvalidInputError` that says which one is not a text."""
-    if isinstance(texts, str | bytes | AbstractSet | Mapping) or not isinstance(texts, Iterable):
+    if isinstance(texts, str | bytes | set | frozenset | Mapping) or not isinstance(texts, Iterable):
         msg = f"{what} should be a list of texts, but {type(texts).__name__} was given."
         raise InvalidInputError(msg)
     checked = list(texts)
@@ -116,8 +117,11 @@ def check_vectors(vectors: npt.ArrayLike, *, rows: int | None = None, dimension:
     try:
         with np.errstate(over="ignore"):
             array = np.asarray(vectors, dtype=np.float32)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        msg = "The vectors could not be read as an (n, d) array of numbers."
+    except (TypeError, RuntimeError) as error:  # a tensor on another device says here what to do
+        msg = f"The vectors could not be read as an (n, d) array of numbers. {error}"
+        raise EmbeddingError(msg) from error
+    except (ValueError, OverflowError):
+        msg = f"The vectors, a {type(vectors).__name__}, could not be read as an (n, d) array of numbers."
         raise EmbeddingError(msg) from None  # the original may quote what was given
     if rows == 0 and array.size == 0:
         return np.empty((0, dimension or 0), np.float32)
@@ -255,8 +259,9 @@ def words(text: str) -> list[str]:
 
 
 def distinct_texts(texts: Sequence[str]) -> list[str]:
-    """The texts, sorted, without those that differ from another only in signs, spaces or case."""
-    return sorted({tuple(filter(str.isalnum, words(text))): text for text in sorted(texts)}.values())
+    """The texts, sorted, without those that differ from another only in punctuation, spaces or case."""
+    by_words = {tuple(word for word in words(text) if word not in _PUNCTUATION): text for text in sorted(texts)}
+    return sorted(by_words.values())
 
 
 def _terms(text: str) -> list[str]:
@@ -314,23 +319,26 @@ def _name(family: str, model: object) -> str:
     return f"{family}:{kind}:{of}" if isinstance(of, str) else f"{family}:{kind}"
 
 
-def _from_llamaindex(model: Any) -> Embedder:
-    def embed(texts: list[str]) -> npt.ArrayLike:
-        return [model.get_query_embedding(text) for text in texts]
+@dataclass(frozen=True)
+class _LlamaIndexQueries:
+    """A LlamaIndex embedding in query mode, which has no batches: one call per text, some at once where awaited."""
 
-    async def aembed(texts: list[str]) -> npt.ArrayLike:
+    model: Any
+
+    def embed(self, texts: list[str]) -> npt.ArrayLike:
+        return [self.model.get_query_embedding(text) for text in texts]
+
+    async def aembed(self, texts: list[str]) -> npt.ArrayLike:
         import asyncio
 
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def one(text: str) -> list[float]:
             async with gate:
-                vector: list[float] = await model.aget_query_embedding(text)
+                vector: list[float] = await self.model.aget_query_embedding(text)
                 return vector
 
         return await asyncio.gather(*map(one, texts))
-
-    return _Adapted(_name("llamaindex", model), embed, aembed)
 
 
 def _from_sentence_transformer(model: Any, name: str | None) -> Embedder:

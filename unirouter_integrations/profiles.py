@@ -224,7 +224,7 @@ class ErrorPrior:
     it, and `posterior` is what is then known, in closed form.
 
     Attributes:
-        mean: `(K,)`, the mean error of the known models in each cluster.
+        mean: `(K,)`, the expected error of an unknown model in each cluster.
         covariance: `(K, K)`, how their errors vary together from model to model.
     """
 
@@ -232,16 +232,22 @@ class ErrorPrior:
     covariance: Floats
 
     def __post_init__(self) -> None:
-        mean, covariance = np.asarray(self.mean, float), np.asarray(self.covariance, float)
-        if mean.ndim != 1 or covariance.shape != 2 * mean.shape:
+        mean = _as_floats(self.mean, "the mean of a prior")
+        covariance = _as_floats(self.covariance, "the covariance of a prior")
+        if mean.ndim != 1 or not len(mean) or covariance.shape != 2 * mean.shape:
             msg = (
                 f"A prior needs a mean (K,) and a covariance (K, K), but they are {mean.shape} and {covariance.shape}."
             )
             raise InvalidInputError(msg)
-        sane = np.isfinite(mean).all() and np.isfinite(covariance).all() and np.allclose(covariance, covariance.T)
-        if not sane or np.linalg.eigvalsh(covariance)[0] < -1e-9 * np.trace(covariance):
-            msg = "The covariance of a prior should be finite, symmetric and without negative eigenvalues."
+        sane = (mean >= 0).all() and (mean <= 1).all() and np.isfinite(covariance).all()
+        if not sane or not np.allclose(covariance, covariance.T):
+            msg = "A prior needs a mean between 0 and 1 and a finite, symmetric covariance."
             raise InvalidInputError(msg)
+        if np.linalg.eigvalsh(covariance)[0] < -1e-9 * np.trace(covariance):
+            msg = "The covariance of a prior has negative eigenvalues, which no covariance has."
+            raise InvalidInputError(msg)
+        object.__setattr__(self, "mean", mean)
+        object.__setattr__(self, "covariance", covariance)
 
     @classmethod
     def fit(
@@ -266,7 +272,7 @@ class ErrorPrior:
         if not (hasattr(outcomes, "items") and len(outcomes)):
             msg = "outcomes should map the name of at least one known model to its losses; without any, leave it out."
             raise InvalidInputError(msg)
-        errors = np.stack([_cluster_means(name, assignment, losses, n_clusters) for name, losses in outcomes.items()])
+        errors = _errors_of_known(assignment, outcomes, n_clusters)
         believed = np.full((n_clusters, n_clusters), _ABILITY_VARIANCE) + _CLUSTER_VARIANCE * np.eye(n_clusters)
         seen = np.zeros_like(believed)
         if len(errors) > 1:
@@ -312,7 +318,7 @@ def _as_floats(values: Any, what: str) -> Floats:
     try:
         return np.array(values, dtype=float)
     except (TypeError, ValueError, OverflowError):
-        msg = f"Expected {what} to be numbers."
+        msg = f"Expected {what} to be numbers, but they are a {type(values).__name__} of something else."
         raise InvalidInputError(msg) from None  # the original may quote what was given
 
 
@@ -343,21 +349,28 @@ def _joined_cost(first: LLMProfile, second: LLMProfile) -> float | Floats:
     return np.where(counts > 0, spent / np.maximum(counts, 1), mean)
 
 
-def _cluster_means(name: str, assignment: npt.NDArray[np.intp], losses: Any, n_clusters: int) -> Floats:
-    """The mean loss of a known model in each cluster, `(K,)`, shrunk to its mean over all.
+def _errors_of_known(
+    assignment: npt.NDArray[np.intp], outcomes: Mapping[str, Sequence[float] | Floats], n_clusters: int
+) -> Floats:
+    """The error of each known model in each cluster, `(M, K)`.
 
-    Unshrunk, the chance errors of a few outcomes would pass for differences between models and clusters.
+    Shrunk to what the model's own mean and the cluster's effect on all models together make likely: otherwise the
+    chance errors of a few outcomes would pass for differences between models and clusters. It fills gaps as well.
     """
-    known = check_losses(losses, len(assignment), f"the outcomes of {name!r}")
-    seen = ~np.isnan(known)
-    if not seen.any():
-        msg = f"None of the {len(known)} outcomes of {name!r} is known; leave the model out."
-        raise InvalidInputError(msg)
-    counts = np.bincount(assignment[seen], minlength=n_clusters)
-    sums = np.bincount(assignment[seen], known[seen], minlength=n_clusters)
-    return np.asarray(_shrunk(counts, sums, float(known[seen].mean())))
+    counts, sums = np.zeros((2, len(outcomes), n_clusters))
+    for row, (name, losses) in enumerate(outcomes.items()):
+        known = check_losses(losses, len(assignment), f"the outcomes of {name!r}")
+        seen = ~np.isnan(known)
+        if not seen.any():
+            msg = f"None of the {len(known)} outcomes of {name!r} is known; leave the model out."
+            raise InvalidInputError(msg)
+        counts[row] = np.bincount(assignment[seen], minlength=n_clusters)
+        sums[row] = np.bincount(assignment[seen], known[seen], minlength=n_clusters)
+    own = sums.sum(axis=1, keepdims=True) / counts.sum(axis=1, keepdims=True)
+    effect = (sums - counts * own).sum(axis=0) / (counts.sum(axis=0) + _OWN_MEAN_STRENGTH)
+    return np.asarray(_shrunk(counts, sums, np.clip(own + effect, 0, 1)))
 
 
-def _shrunk(counts: Any, losses: Any, mean: float) -> Any:
-    """The mean loss of each cluster as if some more prompts had given the model's own mean."""
+def _shrunk(counts: Any, losses: Any, mean: Any) -> Any:
+    """The mean loss of each cluster as if some more prompts had given this mean."""
     return (losses + _OWN_MEAN_STRENGTH * mean) / (counts + _OWN_MEAN_STRENGTH)

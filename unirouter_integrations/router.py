@@ -61,7 +61,7 @@ class UniRouter:
         self._prior = prior
         self._estimator: Estimator = estimator
         self._cost_weight = _checked_number(cost_weight, "cost_weight")
-        self._pool = Pool({}, {}, len(clusters))
+        self._pool = Pool({}, {}, len(clusters), clusters.fingerprint)
         self._lock = threading.Lock()
 
     @classmethod
@@ -303,9 +303,12 @@ class UniRouter:
         among: Iterable[str] | None = None,
     ) -> Floats:
         """The expected error of each model on each prompt, `(n, m)`, in the order of `among` (or of `models`)."""
-        pool = among if isinstance(among, Pool) else self._pool
-        names = pool.names if among is None or among is pool else _names(among)
-        columns = pool.columns(names)
+        if among is None or isinstance(among, Pool):
+            pool = self._snapshot(among)
+            columns = pool.columns(pool.names)
+        else:
+            pool = self._pool
+            columns = pool.columns(_names(among))
         return pool.error[self._assign(prompts, vectors)][:, columns]
 
     def calibrate(
@@ -453,10 +456,18 @@ class UniRouter:
             return self._clusters.assign(prompts)
         return self._clusters.assign_vectors(vectors)  # type: ignore[arg-type]  # one of the two is there
 
+    def _snapshot(self, among: Iterable[str] | None) -> Pool:
+        if among is None:
+            return self._pool
+        if not isinstance(among, Pool):
+            return self._pool.among(_names(among))
+        if among.fingerprint != self._clusters.fingerprint:
+            msg = "among is a snapshot of another router's models, over other clusters; take it from this router."
+            raise InvalidInputError(msg)
+        return among
+
     def _candidates(self, among: Iterable[str] | None) -> Pool:
-        pool = among if isinstance(among, Pool) else self._pool
-        if among is not None and among is not pool:
-            pool = pool.among(_names(among))
+        pool = self._snapshot(among)
         if not pool.names:
             msg = (
                 "There is no model to choose from: "
@@ -484,7 +495,7 @@ class UniRouter:
             else profile.estimate(self._estimator, self._prior)
             for name, profile in profiles.items()
         }
-        self._pool = Pool(profiles, estimates, len(self._clusters))
+        self._pool = Pool(profiles, estimates, len(self._clusters), self._clusters.fingerprint)
 
 
 def _as_batch(

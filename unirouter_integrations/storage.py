@@ -166,10 +166,13 @@ def read_folder(path: str | os.PathLike[str], stem: str) -> State:
 
 def _finish_interrupted(folder: Path, stem: str, pending: Path) -> None:
     """Put the arrays of a save in their place whose last step is missing, before they are overwritten."""
-    with contextlib.suppress(OSError, StorageError):
+    try:
         document = _parse((folder / f"{stem}.json").read_bytes(), folder / f"{stem}.json")
-        if _digest(pending.read_bytes()) == document.get(_DIGEST):
-            pending.replace(folder / f"{stem}.safetensors")
+        arrays = pending.read_bytes()
+    except (OSError, StorageError):
+        return  # there is no such save
+    if _digest(arrays) == document.get(_DIGEST):
+        pending.replace(folder / f"{stem}.safetensors")
 
 
 def _as_float(value: int) -> float | int:

@@ -65,6 +65,13 @@ def test_a_description_holds_no_word_of_a_single_prompt() -> None:
     assert not any("rumpel" in term for cluster in clusters.describe() for term in cluster.terms)
 
 
+def test_a_description_has_words_not_letters() -> None:
+    """Neither what is left of "don't" nor the x of an equation."""
+    prompts = [f"Don't solve for x and y, it's Mary's number {n}" for n in "abcdefghij"]
+    (cluster,) = PromptClusters.fit([*prompts, "something else"], n_clusters=1).describe()
+    assert all(len(term) > 1 for term in cluster.terms)
+
+
 def test_the_number_of_clusters_can_be_left_open() -> None:
     """One for every 20 prompts, never more than 50 or than there are distinct prompts."""
     assert len(PromptClusters.fit(TOY_PROMPTS, toy_embed)) == 3

@@ -232,6 +232,18 @@ def test_the_local_embedder_fits_very_little_text(prompts: list[str]) -> None:
     assert (np.linalg.norm(vectors, axis=1) > 0).all()
 
 
+def test_signs_are_words() -> None:
+    """Sums that differ only in their operator are different prompts, and so are C, C++ and C#."""
+    sums = [f"{a} {sign} {b}" for a in range(3, 8) for b in range(3, 8) for sign in "+-*/"]
+    embedder = LocalEmbedder.fit(sums)
+    assert set("+-*/") <= embedder.vocabulary.keys()
+    plus, times, other_plus = embedder.embed(["3 + 4", "3 * 4", "6 + 7"])
+    assert plus @ times < 0.9
+    assert other_plus @ plus > 0
+    code = LocalEmbedder.fit([f"Write {what} code in {name}" for what in "abcdefghij" for name in ("C", "C++", "C#")])
+    assert {"+", "#"} <= code.vocabulary.keys()
+
+
 def test_scripts_without_spaces_are_read_letter_by_letter() -> None:
     """An unseen Chinese prompt shares letters and pairs of letters with the fitted ones."""
     prompts = [f"请计算{n}加{n}等于多少" for n in range(15)] + [

@@ -407,6 +407,17 @@ def test_a_snapshot_holds_those_that_are_registered(router: UniRouter) -> None:
     assert router.expected_errors(["a poem"], among=snapshot).tolist() == [[0, 0]]
 
 
+def test_a_snapshot_of_another_router_is_refused(router: UniRouter) -> None:
+    """Its tables are over other clusters."""
+    other = UniRouter.fit(TOY_PROMPTS, n_clusters=2)
+    other.register(other.profile("gpt", TOY_PROMPTS, toy_losses(), cost=1))
+    snapshot = other.registered(["gpt"])
+    with pytest.raises(InvalidInputError, match="snapshot of another router"):
+        router.route("a poem", among=snapshot)
+    with pytest.raises(InvalidInputError, match="snapshot of another router"):
+        router.expected_errors(["a poem"], among=snapshot)
+
+
 def test_a_prior_over_other_clusters_is_refused(router: UniRouter) -> None:
     """Both numbers are named."""
     other = UniRouter.fit(TOY_PROMPTS, n_clusters=2, outcomes={"m": toy_losses()}).prior

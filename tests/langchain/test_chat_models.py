@@ -285,7 +285,7 @@ def test_a_router_inside_a_router_names_the_model_that_answered(llm: ChatUniRout
 def test_a_chain_in_the_place_of_a_model_is_named(router: UniRouter) -> None:
     """Its answer is no message; the error says which one, and what to register instead."""
     chain: Any = Echo(model_name="poet") | StrOutputParser()
-    with pytest.raises(InvalidInputError, match=r"'poet' answered with \w+, not with a message"):
+    with pytest.raises(InvalidInputError, match=r"'poet' answered with \w+, not with an AIMessage"):
         ChatUniRouter(router=router, models={"poet": chain}).invoke("a poem")
 
 

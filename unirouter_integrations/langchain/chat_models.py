@@ -6,7 +6,6 @@ tokens twice, stream them twice and lose bound tools; delegating, every call is 
 
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
-from contextlib import aclosing
 from typing import Annotated, Any, NamedTuple, TypeVar, cast
 
 from langchain_core.callbacks import CallbackManagerForLLMRun, Callbacks
@@ -72,7 +71,8 @@ class ChatUniRouter(BaseChatModel):
 
     Raises:
         ValidationError: From the constructor (pydantic's, a `ValueError`), if a model has no profile or is no chat
-            model, or a setting is given that only the models themselves can have, like `cache` or `rate_limiter`.
+            model, or a setting is given that only the models can have: `cache`, `rate_limiter`, `disable_streaming`,
+            `custom_get_token_ids`.
 
     Example:
         ```python
@@ -196,10 +196,13 @@ class ChatUniRouter(BaseChatModel):
         routed = (await self._aroute([input]))[0]
         chunks = routed.model.astream(routed.input, self._config(routed, config), **_with(stop, kwargs))
         first = True
-        async with aclosing(cast("AsyncGenerator[AIMessage]", chunks)):  # so that closing early reaches the model
+        try:
             async for chunk in chunks:
                 yield cast("AIMessageChunk", _noted(chunk, routed) if first else chunk)
                 first = False
+        finally:  # closed early, this stream closes the model's at once
+            if isinstance(chunks, AsyncGenerator):
+                await chunks.aclose()
 
     @override
     def batch(
@@ -369,7 +372,7 @@ def _noted(message: M, routed: _Routed) -> M:
     """
     if not isinstance(message, AIMessage):
         msg = (
-            f"The model {routed.decision.model!r} answered with {type(message).__name__}, not with a message. "
+            f"The model {routed.decision.model!r} answered with {type(message).__name__}, not with an AIMessage. "
             "Register the chat model itself, without a parser behind it."
         )
         raise InvalidInputError(msg)
