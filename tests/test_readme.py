@@ -1,4 +1,4 @@
-"""The README is true: its blocks run, and its figures are those of the commands it names."""
+"""The README is true: its blocks run, and what it quotes is what its commands and blocks print."""
 
 import re
 import subprocess
