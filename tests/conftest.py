@@ -5,8 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import settings
 
 from unirouter_integrations import UniRouter
+
+settings.register_profile("untimed", deadline=None)  # nothing is timed in a test
+settings.load_profile("untimed")
 
 KINDS = ("sum", "poem", "date")
 

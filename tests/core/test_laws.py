@@ -113,7 +113,7 @@ def test_a_calibrated_budget_is_kept(pool: Models, position: float) -> None:
     assert np.mean([d.expected_cost for d in router.route_many(vectors=VECTORS)]) <= budget * (1 + 1e-8)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(POOL, WEIGHT, st.sampled_from(["mean", "laplace", "empirical_bayes"]), st.sampled_from([None, PRIOR]))
 def test_a_loaded_router_decides_like_the_saved_one(
     pool: Models, w: float, estimator: Estimator, prior: ErrorPrior | None

@@ -184,7 +184,7 @@ def test_damaged_arrays_are_refused(
         UniRouter.load(tmp_path)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10**6), st.binary(min_size=1, max_size=8), st.sampled_from(["router.json", "router.safetensors"]))
 def test_any_corruption_is_one_of_our_errors(
     local_router: UniRouter, tmp_path: Path, position: int, noise: bytes, name: str
