@@ -82,7 +82,7 @@ def trial(data: Outcomes, vectors: npt.NDArray[np.float32] | None, n_validation:
         return fitted.embed([data.prompts[row] for row in rows]) if vectors is None else vectors[rows]
 
     on_validation, on_test = embed(validation), embed(test)
-    blind = PromptClusters.fit(prompts, None, vectors=np.ones((len(prompts), on_test.shape[1])), n_clusters=1)
+    blind = PromptClusters.fit(["any prompt"], None, vectors=np.ones((1, on_test.shape[1])), n_clusters=1)
     areas = {}
     for method in METHODS:
         router = UniRouter(blind, estimator="mean")

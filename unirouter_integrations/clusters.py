@@ -138,11 +138,11 @@ class PromptClusters:
 
     def assign(self, prompts: Sequence[str]) -> npt.NDArray[np.intp]:
         """The cluster of each prompt, `(n,)`."""
-        return self.assign_vectors(self.embed(prompts))
+        return self._hard(self.embed(prompts))
 
     def assign_vectors(self, vectors: npt.ArrayLike) -> npt.NDArray[np.intp]:
         """The cluster of each vector, `(n,)`: the nearest centroid. A zero vector goes to the shortest one."""
-        return _nearest(unit(self._checked(vectors)), self.centroids, self._offsets)
+        return self._hard(self._checked(vectors))
 
     def soft_assign(self, prompts: Sequence[str]) -> npt.NDArray[np.float64]:
         """The memberships of each prompt, `(n, K)`; none is negative, and each row sums to 1."""
@@ -212,6 +212,9 @@ class PromptClusters:
             phi = _named_embedder(embedder, state.value("embedder_name", str))
         _check_probe(phi, probe)
         return cls(centroids, shares, terms, temperature, phi, probe)
+
+    def _hard(self, vectors: Vectors) -> npt.NDArray[np.intp]:
+        return _nearest(unit(vectors), self.centroids, self._offsets)
 
     @cached_property
     def _offsets(self) -> Vectors:

@@ -124,18 +124,12 @@ class LLMProfile:
             metadata: See the class.
             clusters: See the class.
         """
-        graded = check_losses(losses, len(assignment), f"the losses of {name!r}")
-        known = ~np.isnan(graded)
-        if not known.any():
-            msg = f"None of the {len(graded)} losses of {name!r} is known; a profile needs at least one graded prompt."
-            raise InvalidInputError(msg)
-        counts = np.bincount(assignment[known], minlength=n_clusters).astype(float)
-        sums = np.bincount(assignment[known], graded[known], minlength=n_clusters).astype(float)
+        counts, sums, known = _counted(name, "losses", losses, assignment, n_clusters)
         price = _as_floats(cost, f"the cost of {name!r}")
         if price.ndim:
-            if price.shape != graded.shape:
+            if price.shape != known.shape:
                 msg = (
-                    f"The cost of {name!r} should be a number or {len(graded)} numbers, one per prompt, but its shape "
+                    f"The cost of {name!r} should be a number or {len(known)} numbers, one per prompt, but its shape "
                     f"is {price.shape}."
                 )
                 raise InvalidInputError(msg)
@@ -349,6 +343,20 @@ def _joined_cost(first: LLMProfile, second: LLMProfile) -> float | Floats:
     return np.where(counts > 0, spent / np.maximum(counts, 1), mean)
 
 
+def _counted(
+    name: str, what: str, losses: Any, assignment: npt.NDArray[np.intp], n_clusters: int
+) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+    """In each cluster how many losses are known and their sum, both `(K,)`; and which are known, `(n,)`."""
+    checked = check_losses(losses, len(assignment), f"the {what} of {name!r}")
+    known = ~np.isnan(checked)
+    if not known.any():
+        msg = f"None of the {len(checked)} {what} of {name!r} is known; at least one graded prompt is needed."
+        raise InvalidInputError(msg)
+    counts = np.bincount(assignment[known], minlength=n_clusters).astype(float)
+    sums = np.bincount(assignment[known], checked[known], minlength=n_clusters).astype(float)
+    return counts, sums, known
+
+
 def _errors_of_known(
     assignment: npt.NDArray[np.intp], outcomes: Mapping[str, Sequence[float] | Floats], n_clusters: int
 ) -> Floats:
@@ -359,13 +367,7 @@ def _errors_of_known(
     """
     counts, sums = np.zeros((2, len(outcomes), n_clusters))
     for row, (name, losses) in enumerate(outcomes.items()):
-        known = check_losses(losses, len(assignment), f"the outcomes of {name!r}")
-        seen = ~np.isnan(known)
-        if not seen.any():
-            msg = f"None of the {len(known)} outcomes of {name!r} is known; leave the model out."
-            raise InvalidInputError(msg)
-        counts[row] = np.bincount(assignment[seen], minlength=n_clusters)
-        sums[row] = np.bincount(assignment[seen], known[seen], minlength=n_clusters)
+        counts[row], sums[row], _ = _counted(name, "outcomes", losses, assignment, n_clusters)
     own = sums.sum(axis=1, keepdims=True) / counts.sum(axis=1, keepdims=True)
     effect = (sums - counts * own).sum(axis=0) / (counts.sum(axis=0) + _OWN_MEAN_STRENGTH)
     return np.asarray(_shrunk(counts, sums, np.clip(own + effect, 0, 1)))
