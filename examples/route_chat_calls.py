@@ -197,7 +197,7 @@ def main() -> None:
         metavar="PROVIDER:NAME=IN,OUT",
         help="a real chat model (as init_chat_model names it) and its price in USD per million tokens; repeat it",
     )
-    parser.add_argument("--quality", type=float, default=0.97, help="share of the best model's quality to keep")
+    parser.add_argument("--quality", type=float, default=1.0, help="share of the best model's quality to keep")
     arguments = parser.parse_args()
     models, prices = chosen_models(arguments.model)
     fit, validation, test = (read_questions(split) for split in ("fit", "validation", "test"))

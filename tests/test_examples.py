@@ -13,7 +13,6 @@ from openai_server import openai_server
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-RECORDED = ROOT.parent / "shared" / "data"
 
 
 def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -92,41 +91,3 @@ def test_models_named_badly_are_refused_before_any_call(arguments: list[str], me
     assert result.returncode == 1
     assert message in result.stderr
     assert "Traceback" not in result.stderr
-
-
-def test_the_estimators_are_compared_on_any_recorded_outcomes(tmp_path: Path) -> None:
-    """On a small table made here: six models, two kinds of prompts, every figure between 0 and 1."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    prompts = [f"{kind} number {n}" for n in range(150) for kind in ("sum of", "poem about")]
-    pq.write_table(
-        pa.table({"prompt_id": [str(i) for i in range(300)], "prompt": prompts}), tmp_path / "prompts.parquet"
-    )
-    rows = [
-        {
-            "prompt_id": str(i),
-            "model": f"m{m}",
-            "score": float((i * 7 + m * (i % 2)) % 6 < m),
-            "cost_usd": 0.001 * (m + 1),
-        }
-        for i in range(300)
-        for m in range(6)
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "outcomes.parquet")
-    result = run("compare_estimators.py", "--data", str(tmp_path), "--seeds", "3", "--validation", "20")
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "RECORDED outcomes: 6 models, 300 prompts" in result.stdout
-    rows_found = re.findall(r"^(empirical_bayes|laplace|mean|prompt-blind) +(\d\.\d{4})", result.stdout, re.MULTILINE)
-    assert len(rows_found) == 4
-    assert all(0 < float(figure) < 1 for _, figure in rows_found)
-
-
-@pytest.mark.skipif(not (RECORDED / "mmlu_pro").exists(), reason="recorded outcomes are not at hand")
-def test_empirical_bayes_leads_on_recorded_outcomes() -> None:
-    """Three splits of recorded MMLU-Pro outcomes: above the two other estimators and the prompt-blind router."""
-    result = run("compare_estimators.py", "--data", str(RECORDED / "mmlu_pro"), "--seeds", "3")
-    assert (result.returncode, result.stderr) == (0, "")
-    figures = re.findall(r"^([\w-]+) +(0\.\d{4})", result.stdout, re.MULTILINE)
-    areas = {method: float(area) for method, area in figures}
-    assert areas["empirical_bayes"] > max(areas["mean"], areas["laplace"], areas["prompt-blind"])

@@ -44,7 +44,9 @@ def test_its_metadata_is_right(wheel: Path) -> None:
         metadata.get_all("Provides-Extra", [])
     )
     always = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
-    assert sorted(re.split(r"[<>=]", line)[0] for line in always) == ["numpy", "safetensors", "scikit-learn"]
+    assert sorted(re.split(r"[<>=]", line)[0] for line in always) == [
+        "click", "joblib", "numpy", "safetensors", "scikit-learn", "scipy", "tqdm"
+    ]  # fmt: skip
 
 
 def test_the_version_has_an_entry_in_the_changelog() -> None:

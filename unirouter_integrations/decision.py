@@ -1,25 +1,29 @@
 """The rule and its outcome: r(x, H) = argmin over h in H of  Phi(x) . Psi(h) + lambda * c(h).
 
-The paper's eq. 8 and 9. With Phi(x) the one-hot vector of a cluster, Phi(x) . Psi(h) is one entry of a table; a `Pool`
-holds the tables of Psi and c for some models, and `best` is the argmin.
+The paper's eq. 8 and 9. A `Pool` holds the tables of Psi and c for some models; Phi(x) times them is what a prompt is
+expected to lose and to cost with each model, and `best` is the argmin.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from unirouter_integrations.clusters import Memberships
 from unirouter_integrations.errors import InvalidInputError, UnknownModelError
 from unirouter_integrations.profiles import ClusterErrors, Floats, LLMProfile
 
 _ROUNDING = 1e-9
-_LARGEST_WEIGHT = 1e18  # in units of `Pool.weight_unit`
+_LARGEST_WEIGHT = 1e18  # in units of `_weight_unit`
 _LARGEST_UNIT = 1e289
+_UNFAMILIAR = 0.5
+_DIGITS = 12
 
 
 def score(error: Any, cost: Any, cost_weight: float) -> Any:
@@ -34,6 +38,19 @@ def best(error: Floats, cost: Floats, cost_weight: float) -> npt.NDArray[np.intp
     return np.asarray(np.argmin(np.where(tied, cost, np.inf), axis=-1))
 
 
+class Expected(NamedTuple):
+    """The expected error and cost of each model, `(M,)`, or of each model on each prompt, `(n, M)`."""
+
+    error: Floats
+    cost: Floats
+
+    def when_routed(self, cost_weight: float) -> tuple[float, float]:
+        """The mean expected error and cost of some prompts at this cost weight."""
+        chosen = best(self.error, self.cost, cost_weight)[:, None]
+        error, cost = (float(np.take_along_axis(table, chosen, axis=1).mean()) for table in self)
+        return error, cost
+
+
 @dataclass(frozen=True)
 class Candidate:
     """One model as a decision saw it.
@@ -42,7 +59,7 @@ class Candidate:
         model: Its name.
         expected_error: Phi(x) . Psi(h), between 0 and 1.
         expected_error_std: The standard deviation of that estimate.
-        expected_cost: c(h) for a prompt of this cluster.
+        expected_cost: Phi(x) . c(h), in the unit of the profiles' costs.
         score: `expected_error + cost_weight * expected_cost`; the least one wins.
     """
 
@@ -60,29 +77,45 @@ class RoutingDecision(Candidate):
     Printed, it is a sentence. It holds no prompt.
 
     Attributes:
-        cluster: The index of the prompt's cluster.
+        cluster: The index of the cluster the prompt belongs to most.
         terms: The typical words of that cluster.
         cost_weight: The trade-off lambda it was made with.
+        familiarity: From 1, a prompt like those the router was fitted on, to 0, one unlike all of them, of which only
+            the models' mean errors are known.
     """
 
     cluster: int
     terms: tuple[str, ...]
     cost_weight: float
+    familiarity: float
     _pool: Pool = dataclass_field(repr=False, compare=False)
+    _phi: Floats = dataclass_field(repr=False, compare=False)
 
     @property
     def ranking(self) -> tuple[Candidate, ...]:
         """All candidates, best first: the chosen model, then those that would take over without it."""
-        pool, k = self._pool, self.cluster
-        order = np.lexsort((pool.cost[k], score(pool.error[k], pool.cost[k], self.cost_weight)))
-        return tuple(pool.candidate(k, int(column), self.cost_weight) for column in order)
+        pool = self._pool
+        error, cost = pool.expected(self._phi)
+        scores = score(error, cost, self.cost_weight)
+        return tuple(
+            Candidate(
+                pool.names[column],
+                float(error[column]),
+                pool.std_of(column, self._phi, self.familiarity),
+                float(cost[column]),
+                float(scores[column]),
+            )
+            for column in np.lexsort((cost, scores)).tolist()
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The decision as plain JSON, without the ranking."""
-        return {name: value for name, value in vars(self).items() if name not in {"terms", "_pool"}}
+        return {name: value for name, value in vars(self).items() if name not in {"terms", "_pool", "_phi"}}
 
     def __str__(self) -> str:
         kind = f"cluster {self.cluster}" + (f" ({', '.join(self.terms[:3])})" if self.terms else "")
+        if self.familiarity < _UNFAMILIAR:
+            kind = "a prompt unlike those the router was fitted on"
         others = self.ranking[1:]
         against = (
             f"; next would be {others[0].model}, {_describe(others[0])}" if others else "; it is the only candidate"
@@ -112,30 +145,57 @@ class Pool:
         for column, (name, profile) in enumerate(self.profiles.items()):
             self.error[:, column], self.std[:, column] = estimates[name]
             self.cost[:, column] = profile.cost
+        # Each model's own, so that its numbers do not depend on others, and a power of two, so that 0.25 stays 0.25.
+        self._unit = np.exp2(np.frexp(self.cost.max(axis=0, initial=0))[1] - 1)
+        self._scaled_cost = self.cost / self._unit
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
-    def candidate(self, cluster: int, column: int, cost_weight: float) -> Candidate:
-        """One model as seen from one cluster."""
-        error, cost = float(self.error[cluster, column]), float(self.cost[cluster, column])
-        std = float(self.std[cluster, column])
-        return Candidate(self.names[column], error, std, cost, score(error, cost, cost_weight))
+    def expected(self, phi: Floats) -> Expected:
+        """Phi(x) . Psi(h) and Phi(x) . c(h), of one prompt `(M,)` or of many `(n, M)`.
 
-    def decide(self, cluster: int, terms: tuple[str, ...], cost_weight: float) -> RoutingDecision:
-        """The decision for a prompt of this cluster."""
-        winner = self.candidate(cluster, int(best(self.error[cluster], self.cost[cluster], cost_weight)), cost_weight)
-        return RoutingDecision(**vars(winner), cluster=cluster, terms=terms, cost_weight=cost_weight, _pool=self)
+        Rounded, so that models that are equal come out equal in whatever order the products are summed.
+        """
+        return Expected((phi @ self.error).round(_DIGITS), (phi @ self._scaled_cost).round(_DIGITS) * self._unit)
 
-    def mean_of_best(self, table: Floats, share: Floats, cost_weight: float) -> float:
-        """The mean of a table's entries for the chosen models, over prompts of which each cluster has this share."""
-        chosen = best(self.error, self.cost, cost_weight)
-        return float(share @ np.take_along_axis(table, chosen[:, None], axis=1)[:, 0])
+    def std_of(self, column: int, phi: Floats, familiarity: float) -> float:
+        """The standard deviation of Phi(x) . Psi(h) for one model and one prompt.
 
-    @property
-    def weight_unit(self) -> float:
-        """The unit in which cost weights are searched: at this weight the dearest call costs as much as an error."""
-        return min(1 / (float(self.cost.max()) or 1.0), _LARGEST_UNIT)
+        Errors in neighbouring clusters are taken to be over- or underestimated together, which errs on the wide side.
+        Where a prompt is unfamiliar its cluster is unknown as well, and the spread of errors over clusters is added.
+        """
+        std = float(phi @ self.std[:, column])
+        if familiarity == 1:
+            return std
+        errors = self.error[:, column]
+        return math.sqrt(std**2 + (1 - familiarity) * float(phi @ (errors - phi @ errors) ** 2))
+
+    def decide(
+        self, memberships: Memberships, terms: Sequence[tuple[str, ...]], cost_weight: float
+    ) -> list[RoutingDecision]:
+        """The decision for each of some prompts; `terms` describe the clusters."""
+        expected = self.expected(memberships.phi)
+        chosen = best(*expected, cost_weight)
+        errors, costs = (np.take_along_axis(table, chosen[:, None], axis=1)[:, 0].tolist() for table in expected)
+        clusters = memberships.phi.argmax(axis=1).tolist()
+        rows = zip(*memberships, chosen.tolist(), errors, costs, clusters, strict=True)
+        return [
+            RoutingDecision(
+                self.names[column],
+                error,
+                self.std_of(column, phi, familiarity),
+                cost,
+                score(error, cost, cost_weight),
+                cluster,
+                terms[cluster],
+                cost_weight,
+                float(familiarity),
+                self,
+                phi,
+            )
+            for phi, familiarity, column, error, cost, cluster in rows
+        ]
 
     def columns(self, names: Sequence[str]) -> list[int]:
         """Where these models stand."""
@@ -158,15 +218,14 @@ class Pool:
         return UnknownModelError(f"Not registered: {', '.join(map(repr, names))}. Registered models: {known}.")
 
 
-def weight_for_budget(pool: Pool, share: Floats, budget: float) -> float:
+def weight_for_budget(expected: Expected, budget: float) -> float:
     """The smallest cost weight whose expected cost per call keeps to the budget.
 
     Args:
-        pool: The candidates.
-        share: `(K,)`, the share of the prompts in each cluster.
+        expected: What is expected of the candidates on some prompts.
         budget: The cost per call that must not be exceeded, in the mean.
     """
-    cheapest = float(share @ pool.cost.min(axis=1))
+    cheapest = float(expected.cost.min(axis=1).mean())
     if budget < cheapest * (1 - _ROUNDING):
         msg = (
             f"A budget of {budget:g} per call cannot be kept: even sending each prompt to the cheapest model for it "
@@ -174,21 +233,19 @@ def weight_for_budget(pool: Pool, share: Floats, budget: float) -> float:
         )
         raise InvalidInputError(msg)
     over = budget * (1 + _ROUNDING)
-    return _turning_point(lambda weight: pool.mean_of_best(pool.cost, share, weight) > over, pool.weight_unit)[1]
+    return _turning_point(lambda weight: expected.when_routed(weight)[1] > over, _weight_unit(expected))[1]
 
 
-def weight_for_quality(pool: Pool, share: Floats, quality: float) -> float:
+def weight_for_quality(expected: Expected, quality: float) -> float:
     """The largest cost weight that keeps this share of the best single model's expected quality.
 
     If sending each prompt to its cheapest model keeps it, this is the smallest weight that does so.
 
     Args:
-        pool: The candidates.
-        share: `(K,)`, the share of the prompts in each cluster.
+        expected: What is expected of the candidates on some prompts.
         quality: The share of the quality (1 - error) to keep.
     """
-    success = 1 - pool.error
-    best_single, reachable = float((share @ success).max()), pool.mean_of_best(success, share, 0)
+    best_single, reachable = 1 - float(expected.error.mean(axis=0).min()), 1 - expected.when_routed(0)[0]
     goal = quality * best_single * (1 - _ROUNDING)
     if reachable < goal:
         msg = (
@@ -196,9 +253,15 @@ def weight_for_quality(pool: Pool, share: Floats, quality: float) -> float:
             f"ignoring cost reaches {reachable:.3f}."
         )
         raise InvalidInputError(msg)
-    if pool.mean_of_best(success, share, _LARGEST_WEIGHT * pool.weight_unit) >= goal:
-        return weight_for_budget(pool, share, float(share @ pool.cost.min(axis=1)))
-    return _turning_point(lambda weight: pool.mean_of_best(success, share, weight) >= goal, pool.weight_unit)[0]
+    unit = _weight_unit(expected)
+    if 1 - expected.when_routed(_LARGEST_WEIGHT * unit)[0] >= goal:
+        return weight_for_budget(expected, float(expected.cost.min(axis=1).mean()))
+    return _turning_point(lambda weight: 1 - expected.when_routed(weight)[0] >= goal, unit)[0]
+
+
+def _weight_unit(expected: Expected) -> float:
+    """The unit in which cost weights are searched: at this weight the dearest call costs as much as an error."""
+    return min(1 / (float(expected.cost.max()) or 1.0), _LARGEST_UNIT)
 
 
 def _turning_point(holds: Callable[[float], bool], unit: float) -> tuple[float, float]:

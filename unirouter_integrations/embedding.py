@@ -211,15 +211,19 @@ class LocalEmbedder:
         return "local"
 
     def embed(self, texts: Sequence[str], /) -> Vectors:
-        """Unit vectors, `(n, d)`; a text without any known term is the zero vector."""
+        """Vectors, `(n, d)`, whose length is the share of the text's distinct words that are known: 1 all, 0 none."""
         batch = check_texts(texts, "texts")
         vectors = np.zeros((len(batch), self.projection.shape[1]), np.float32)
+        known = np.zeros((len(batch), 1), np.float32)
         for row, text in enumerate(batch):
-            counts = Counter(index for term in _terms(text) if (index := self.vocabulary.get(term)) is not None)
+            terms = _terms(text)
+            counts = Counter(index for term in terms if (index := self.vocabulary.get(term)) is not None)
             if counts:
                 weights = np.array([1 + math.log(count) for count in counts.values()], np.float32)
                 vectors[row] = weights @ self.projection[list(counts)]
-        return unit(vectors)
+                singles = set(terms[: len(terms) // 2 + 1])
+                known[row] = len(singles & self.vocabulary.keys()) / len(singles)
+        return unit(vectors) * known
 
     async def aembed(self, texts: Sequence[str], /) -> Vectors:
         """The same; it is computed here and now, which is quicker than handing it to a thread."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_integrations.clusters import PromptClusters, fit_clusters
+from unirouter_integrations.clusters import Assignment, PromptClusters, fit_clusters
 from unirouter_integrations.decision import Pool, RoutingDecision, weight_for_budget, weight_for_quality
 from unirouter_integrations.embedding import Vectors
 from unirouter_integrations.errors import InvalidInputError, NoModelError, StorageError
@@ -25,6 +25,7 @@ from unirouter_integrations.profiles import (
     Floats,
     LLMProfile,
     check_estimator,
+    errors_of_known,
 )
 from unirouter_integrations.storage import State, read_folder, write_folder
 
@@ -74,6 +75,7 @@ class UniRouter:
         seed: int = 0,
         outcomes: Mapping[str, Sequence[float] | Floats] | None = None,
         vectors: npt.ArrayLike | None = None,
+        assignment: Assignment = "soft",
         estimator: Estimator = "empirical_bayes",
     ) -> UniRouter:
         """Learn from unlabelled prompts which kinds there are, and from known models how errors vary over them.
@@ -84,8 +86,10 @@ class UniRouter:
             n_clusters: See `PromptClusters.fit`.
             seed: The same prompts and seed give the same router.
             outcomes: For each known model its losses on these prompts, `(len(prompts),)`, 0 right to 1 wrong, NaN where
-                unknown. It yields the prior with which new models are profiled from few labels. It registers nothing.
+                unknown. From them soft assignment is learned (`LearnedMap`), and the prior with which new models are
+                profiled from few labels. It registers nothing.
             vectors: See `PromptClusters.fit`.
+            assignment: See `PromptClusters.fit`.
             estimator: See `LLMProfile.estimate`.
 
         Raises:
@@ -93,9 +97,19 @@ class UniRouter:
             EmbeddingError: If the embedder gives vectors that cannot be used.
         """
         check_estimator(estimator)
-        clusters, assignment = fit_clusters(prompts, embedder, n_clusters=n_clusters, seed=seed, vectors=vectors)
-        prior = None if outcomes is None else ErrorPrior.fit(assignment, outcomes, len(clusters))
-        return cls(clusters, prior=prior, estimator=estimator)
+        fitted = fit_clusters(
+            prompts, embedder, n_clusters=n_clusters, seed=seed, vectors=vectors, assignment=assignment
+        )
+        gate = fitted.bare.gate
+        if outcomes is None:
+            return cls(fitted.described(gate), estimator=estimator)
+        psi = errors_of_known(np.eye(len(fitted.bare))[fitted.labels], outcomes)
+        if gate is not None:
+            losses = np.column_stack([np.asarray(known, float) for known in outcomes.values()])
+            gate = gate.fit(fitted.points, losses, psi, seed=seed)
+            psi = errors_of_known(gate(fitted.points), outcomes)
+        clusters = fitted.described(gate)
+        return cls(clusters, prior=ErrorPrior.fit(psi, clusters.shares), estimator=estimator)
 
     @property
     def clusters(self) -> PromptClusters:
@@ -171,13 +185,34 @@ class UniRouter:
         """
         return LLMProfile.from_outcomes(
             name,
-            self._assign(prompts, vectors),
+            self._clusters.memberships(prompts, vectors=vectors).phi,
             losses,
-            len(self._clusters),
             cost=cost,
             metadata=metadata,
             clusters=self._clusters.fingerprint,
         )
+
+    def choose_validation(
+        self, prompts: Sequence[str] | None = None, n: int = 100, *, vectors: npt.ArrayLike | None = None
+    ) -> list[int]:
+        """Choose which of some prompts to grade a new model on, so that few grades tell most about its errors.
+
+        Args:
+            prompts: Prompts like those that will be routed, for which a grade can be had.
+            n: How many to choose.
+            vectors: The embeddings of the prompts, in their place.
+
+        Returns:
+            The indices of the chosen prompts, the most telling first: any first part of them is a good choice too.
+
+        Raises:
+            InvalidInputError: If there are fewer prompts than n.
+        """
+        phi = self._clusters.memberships(prompts, vectors=vectors).phi
+        if not (isinstance(n, int) and 1 <= n <= len(phi)):
+            msg = f"n should be a whole number from 1 to the number of prompts, {len(phi)}, but is {n!r}."
+            raise InvalidInputError(msg)
+        return (self._prior or ErrorPrior.uninformed(len(self._clusters))).most_informative(phi, n)
 
     def register(self, profile: LLMProfile) -> None:
         """Let a model take part in every decision from now on; a profile of the same name is replaced.
@@ -266,7 +301,7 @@ class UniRouter:
             among: See `route`.
         """
         pool, weight = self._conditions(cost_weight, among)
-        return self._decide(self._assign(prompts, vectors), pool, weight)
+        return pool.decide(self._clusters.memberships(prompts, vectors=vectors), self._clusters.terms, weight)
 
     async def aroute_many(
         self,
@@ -281,7 +316,7 @@ class UniRouter:
         if vectors is None and prompts is not None:
             vectors = await self._clusters.aembed(prompts)
             prompts = None
-        return self._decide(self._assign(prompts, vectors), pool, weight)
+        return pool.decide(self._clusters.memberships(prompts, vectors=vectors), self._clusters.terms, weight)
 
     def registered(self, names: Iterable[str]) -> Pool:
         """A snapshot of those of these models that are registered now, to be given as `among`.
@@ -309,7 +344,7 @@ class UniRouter:
         else:
             pool = self._pool
             columns = pool.columns(_names(among))
-        return pool.error[self._assign(prompts, vectors)][:, columns]
+        return pool.expected(self._clusters.memberships(prompts, vectors=vectors).phi).error[:, columns]
 
     def calibrate(
         self,
@@ -343,16 +378,14 @@ class UniRouter:
             msg = "Give either budget= or quality= to calibrate."
             raise InvalidInputError(msg)
         pool = self._candidates(among)
-        share = np.bincount(self._assign(prompts, vectors), minlength=len(self._clusters)).astype(float)
-        if not share.any():
+        expected = pool.expected(self._clusters.memberships(prompts, vectors=vectors).phi)
+        if not len(expected.error):
             msg = "There are no prompts to calibrate on; give at least one."
             raise InvalidInputError(msg)
-        share /= share.sum()
-
         if budget is not None:
-            self.cost_weight = weight_for_budget(pool, share, _checked_number(budget, "budget"))
+            self.cost_weight = weight_for_budget(expected, _checked_number(budget, "budget"))
         elif quality is not None:
-            self.cost_weight = weight_for_quality(pool, share, _checked_number(quality, "quality"))
+            self.cost_weight = weight_for_quality(expected, _checked_number(quality, "quality"))
         return self.cost_weight
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -448,14 +481,6 @@ class UniRouter:
             raise StorageError(msg) from error
         return router
 
-    def _assign(self, prompts: Sequence[str] | None, vectors: npt.ArrayLike | None) -> npt.NDArray[np.intp]:
-        if (prompts is None) == (vectors is None):
-            msg = "Give either prompts or vectors."
-            raise InvalidInputError(msg)
-        if prompts is not None:
-            return self._clusters.assign(prompts)
-        return self._clusters.assign_vectors(vectors)  # type: ignore[arg-type]  # one of the two is there
-
     def _snapshot(self, among: Iterable[str] | None) -> Pool:
         if among is None:
             return self._pool
@@ -480,12 +505,6 @@ class UniRouter:
     def _conditions(self, cost_weight: float | None, among: Iterable[str] | None) -> tuple[Pool, float]:
         weight = self._cost_weight if cost_weight is None else _checked_number(cost_weight, "cost_weight")
         return self._candidates(among), weight
-
-    def _decide(self, clusters: npt.NDArray[np.intp], pool: Pool, cost_weight: float) -> list[RoutingDecision]:
-        """One decision for each cluster in use; all prompts of a cluster share it."""
-        terms = self._clusters.terms
-        decisions = {k: pool.decide(k, terms[k], cost_weight) for k in set(clusters.tolist())}
-        return [decisions[k] for k in clusters.tolist()]
 
     def _replace_pool(self, profiles: Mapping[str, LLMProfile]) -> None:
         """Swap the snapshot in one assignment; the caller holds the lock."""

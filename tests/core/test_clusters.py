@@ -6,9 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import KINDS, TOY_PROMPTS, toy_embed
+from conftest import KINDS, TOY_PROMPTS, blended_clusters, blended_vectors, toy_embed
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from unirouter_integrations import EmbeddingError, InvalidInputError, PromptClusters
+from unirouter_integrations.clusters import Assignment
+from unirouter_integrations.embedding import unit
 
 
 @pytest.fixture(scope="module")
@@ -29,18 +34,142 @@ def test_assignment_is_the_nearest_centroid(clusters: PromptClusters) -> None:
     vectors = toy_embed(TOY_PROMPTS)
     directions = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     nearest = np.linalg.norm(directions[:, None] - clusters.centroids[None], axis=2).argsort(axis=1)[:, 0]
-    np.testing.assert_array_equal(clusters.assign(TOY_PROMPTS), nearest)
-    np.testing.assert_array_equal(clusters.assign_vectors(vectors * 1e-30), nearest)
-    np.testing.assert_array_equal(clusters.assign_vectors(vectors * 1e30), nearest)
+    hard = PromptClusters.fit(TOY_PROMPTS, toy_embed, n_clusters=3, assignment="hard")
+    for either in (clusters, hard):
+        np.testing.assert_array_equal(either.assign(TOY_PROMPTS), nearest)
+        for scale in (1e-30, 1, 1e30):
+            phi = either.memberships(vectors=vectors * scale).phi
+            np.testing.assert_array_equal(phi.argmax(axis=1), nearest)
+    np.testing.assert_array_equal(hard.memberships(TOY_PROMPTS).phi, np.eye(3)[nearest])
 
 
 def test_soft_memberships_agree_with_the_hard_ones(clusters: PromptClusters) -> None:
     """Each row is a distribution whose largest entry is the hard assignment."""
-    soft = clusters.soft_assign(TOY_PROMPTS)
-    np.testing.assert_allclose(soft.sum(axis=1), 1)
-    assert (soft >= 0).all()
-    np.testing.assert_array_equal(soft.argsort(axis=1)[:, -1], clusters.assign(TOY_PROMPTS))
-    np.testing.assert_array_equal(soft, clusters.soft_assign_vectors(toy_embed(TOY_PROMPTS)))
+    hard = PromptClusters.fit(TOY_PROMPTS, toy_embed, n_clusters=3, assignment="hard")
+    soft = clusters.memberships(TOY_PROMPTS)
+    np.testing.assert_allclose(soft.phi.sum(axis=1), 1)
+    assert (soft.phi >= 0).all()
+    np.testing.assert_array_equal(soft.phi.argsort(axis=1)[:, -1], hard.assign(TOY_PROMPTS))
+    for ours, theirs in zip(soft, clusters.memberships(vectors=toy_embed(TOY_PROMPTS)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    vectors = blended_vectors(300, 3)
+    phi, familiarity = blended_clusters().memberships(vectors=vectors)
+    nearest = blended_clusters("hard").memberships(vectors=vectors).phi.argmax(axis=1)
+    np.testing.assert_array_equal(phi.argmax(axis=1)[familiarity == 1], nearest[familiarity == 1])
+
+
+def test_soft_memberships_are_those_of_the_distances() -> None:
+    """Softmax of minus the squared distance over one temperature: a prompt between clusters belongs to several."""
+    clusters, points = blended_clusters(), unit(blended_vectors(300, 3).astype(np.float32)).astype(float)
+    phi, familiarity = clusters.memberships(vectors=points)
+    distances = ((points[:, None] - clusters.centroids) ** 2).sum(axis=2)
+    odds = np.log(phi[:, 1:] / phi[:, :1])[familiarity == 1]
+    apart = (distances[:, :1] - distances[:, 1:])[familiarity == 1]
+    temperature = (apart / odds).mean()
+    np.testing.assert_allclose(odds * temperature, apart, atol=1e-4)
+    assert 0.3 < np.median(phi.max(axis=1)) < 0.95
+
+
+def test_clusters_that_lie_far_apart_are_as_good_as_hard() -> None:
+    """Nobody lives between them, so the memberships are one-hot to what can be measured."""
+    soft, hard = (
+        PromptClusters.fit(TOY_PROMPTS, toy_embed, n_clusters=3, assignment=assignment).memberships(TOY_PROMPTS)
+        for assignment in ("soft", "hard")
+    )
+    np.testing.assert_allclose(soft.phi, hard.phi, atol=1e-12)
+
+
+@given(
+    arrays(np.float32, st.tuples(st.integers(0, 6), st.just(16)), elements=st.floats(-1e6, 1e6, width=32)),
+    st.sampled_from(["soft", "hard"]),
+)
+def test_memberships_are_a_distribution_whatever_the_vector(vectors: Any, assignment: Assignment) -> None:
+    """No entry is negative, each row sums to 1, familiarity lies between 0 and 1, and hard rows are one-hot."""
+    phi, familiarity = blended_clusters(assignment).memberships(vectors=vectors)
+    assert phi.shape == (len(vectors), 6)
+    assert familiarity.shape == (len(vectors),)
+    assert (phi >= 0).all()
+    np.testing.assert_allclose(phi.sum(axis=1), 1)
+    assert ((familiarity >= 0) & (familiarity <= 1)).all()
+    if assignment == "hard":
+        np.testing.assert_array_equal(np.sort(phi)[:, -1:], np.ones((len(vectors), 1)))
+        assert (familiarity == 1).all()
+
+
+@pytest.mark.parametrize("assignment", ["soft", "hard"])
+def test_a_prompt_has_the_same_memberships_alone_and_among_others(assignment: Assignment) -> None:
+    """Wherever in a batch it stands; soft ones up to the rounding of float32."""
+    clusters, vectors = blended_clusters(assignment), blended_vectors(200, 4)
+    rounding = 0 if assignment == "hard" else 1e-6
+    together = clusters.memberships(vectors=vectors)
+    backwards = clusters.memberships(vectors=vectors[::-1])
+    alone = [clusters.memberships(vectors=vector[None]) for vector in vectors]
+    for of_all, reverse, of_each in zip(together, backwards, zip(*alone, strict=True), strict=True):
+        np.testing.assert_allclose(of_all, reverse[::-1], rtol=0, atol=rounding)
+        np.testing.assert_allclose(of_all, np.concatenate(of_each), rtol=0, atol=rounding)
+
+
+def test_the_prompts_of_the_fit_and_those_like_them_are_familiar(clusters: PromptClusters) -> None:
+    """At least 98% of the ones, most of the others."""
+    assert np.mean(clusters.memberships(TOY_PROMPTS).familiarity == 1) >= 0.98
+    texts = [f"What is {n} times {n}?" for n in range(40)] + [f"Write a poem about {n} birds." for n in range(40)]
+    assert np.mean(PromptClusters.fit(texts).memberships(texts).familiarity == 1) >= 0.98
+    for vectors, share in ((blended_vectors(400, 0), 0.98), (blended_vectors(1000, 5), 0.9)):
+        assert np.mean(blended_clusters().memberships(vectors=vectors).familiarity == 1) >= share
+
+
+def test_an_unfamiliar_prompt_belongs_to_all_clusters_by_their_shares(clusters: PromptClusters) -> None:
+    """The farther from every centroid, the more; altogether where nothing is known of it, as of a zero vector."""
+    strange = -np.ones(4)
+    path = unit(np.array([(1 - t) * clusters.centroids[0] + t * strange for t in np.linspace(0, 1, 41)], np.float32))
+    phi, familiarity = clusters.memberships(vectors=path)
+    apart = ((path[:, None] - clusters.centroids) ** 2).sum(axis=2).min(axis=1)
+    assert familiarity[0] == 1
+    assert familiarity[-1] < 1e-6
+    assert len(np.unique(familiarity)) > 10
+    assert (np.diff(familiarity[apart.argsort()]) <= 1e-6).all()
+    gate = clusters.gate
+    assert gate is not None
+    expected = familiarity[:, None] * gate(path) + (1 - familiarity[:, None]) * clusters.shares
+    np.testing.assert_allclose(phi, expected, atol=1e-6)
+    for either in (clusters, blended_clusters()):
+        phi, familiarity = either.memberships(vectors=np.zeros((1, either.dimension)))
+        assert familiarity[0] == 0
+        np.testing.assert_array_equal(phi[0], either.shares)
+    assert blended_clusters("hard").memberships(vectors=np.zeros((1, 16))).familiarity[0] == 1  # it knows no distance
+
+
+def test_the_fewer_words_of_a_prompt_are_known_the_less_familiar_it_is() -> None:
+    """To the default embedder, which would else take a prompt for the one word of it that it knows."""
+    clusters = PromptClusters.fit(TOY_PROMPTS, n_clusters=3)
+    assert np.mean(clusters.memberships(TOY_PROMPTS).familiarity == 1) >= 0.98
+    texts = ["sum number", "sum number qwerty", "sum number qwerty asdf", "sum number qwerty asdf zxcv", "qwerty asdf"]
+    phi, familiarity = clusters.memberships(texts)
+    assert familiarity[0] == pytest.approx(1)
+    assert (np.diff(familiarity) < -0.05).all()
+    assert familiarity[-1] == 0
+    np.testing.assert_array_equal(phi[-1], clusters.shares)
+    by_vectors = clusters.memberships(vectors=clusters.embed(texts))
+    np.testing.assert_array_equal(by_vectors.phi, phi)
+    np.testing.assert_array_equal(by_vectors.familiarity, familiarity)
+
+
+def test_assignment_is_one_of_two(clusters: PromptClusters) -> None:
+    """Hard clusters have no gate; another word is refused with both."""
+    assert clusters.gate is not None
+    hard = PromptClusters.fit(TOY_PROMPTS, toy_embed, n_clusters=3, assignment="hard")
+    assert hard.gate is None
+    np.testing.assert_array_equal(hard.centroids, clusters.centroids)
+    with pytest.raises(InvalidInputError, match="no assignment 'fuzzy'; choose one of hard, soft"):
+        PromptClusters.fit(TOY_PROMPTS, toy_embed, assignment="fuzzy")  # type: ignore[arg-type]
+
+
+def test_memberships_are_of_prompts_or_of_vectors(clusters: PromptClusters) -> None:
+    """One of the two, not both and not neither."""
+    with pytest.raises(InvalidInputError, match="either prompts or vectors"):
+        clusters.memberships()
+    with pytest.raises(InvalidInputError, match="either prompts or vectors"):
+        clusters.memberships(["a sum"], vectors=toy_embed(["a sum"]))
 
 
 def test_a_fit_is_frozen_and_repeatable(clusters: PromptClusters) -> None:
@@ -48,8 +177,19 @@ def test_a_fit_is_frozen_and_repeatable(clusters: PromptClusters) -> None:
     again = PromptClusters.fit(TOY_PROMPTS, toy_embed, n_clusters=3)
     assert again.fingerprint == clusters.fingerprint
     assert PromptClusters.fit(TOY_PROMPTS[:30], toy_embed, n_clusters=3).fingerprint != clusters.fingerprint
+    assert (again.reach, again.shares.tolist()) == (clusters.reach, clusters.shares.tolist())
     with pytest.raises(dataclasses.FrozenInstanceError):
-        clusters.temperature = 2.0  # type: ignore[misc]
+        clusters.gate = None  # type: ignore[misc]
+
+
+def test_soft_and_hard_clusters_have_different_fingerprints(clusters: PromptClusters) -> None:
+    """A profile counted with whole prompts does not fit clusters that count in parts, nor those of another gate."""
+    hard = PromptClusters.fit(TOY_PROMPTS, toy_embed, n_clusters=3, assignment="hard")
+    assert clusters.gate is not None
+    moved = dataclasses.replace(clusters.gate, bias=np.float32(0.5) + clusters.gate.bias[::-1])
+    other = dataclasses.replace(clusters, gate=moved)
+    assert len({hard.fingerprint, clusters.fingerprint, other.fingerprint}) == 3
+    assert dataclasses.replace(clusters, gate=None).fingerprint == hard.fingerprint
 
 
 def test_clusters_can_be_read(clusters: PromptClusters) -> None:
@@ -124,20 +264,24 @@ def test_no_prompts_is_a_clear_error() -> None:
 def test_zero_vectors_have_a_cluster(clusters: PromptClusters) -> None:
     """A prompt the embedder knows nothing about goes somewhere, always the same place."""
     zeros = np.zeros((2, 4))
-    assert len(set(clusters.assign_vectors(zeros).tolist())) == 1
-    np.testing.assert_allclose(clusters.soft_assign_vectors(zeros).sum(axis=1), 1)
+    hard = PromptClusters.fit(TOY_PROMPTS, toy_embed, n_clusters=3, assignment="hard")
+    for either in (clusters, hard):
+        phi = either.memberships(vectors=zeros).phi
+        np.testing.assert_array_equal(phi[0], phi[1])
+        np.testing.assert_allclose(phi.sum(axis=1), 1)
 
 
 def test_no_prompts_have_no_clusters(clusters: PromptClusters) -> None:
     """An empty batch is an empty answer."""
     assert clusters.assign([]).shape == (0,)
-    assert clusters.soft_assign([]).shape == (0, 3)
+    phi, familiarity = clusters.memberships([])
+    assert (phi.shape, familiarity.shape) == ((0, 3), (0,))
 
 
 def test_vectors_of_another_dimension_are_refused(clusters: PromptClusters) -> None:
     """Both dimensions are named."""
     with pytest.raises(EmbeddingError, match="dimension 5, but the router was fitted on dimension 4"):
-        clusters.assign_vectors(np.ones((1, 5)))
+        clusters.memberships(vectors=np.ones((1, 5)))
     with pytest.raises(EmbeddingError, match="60 texts should give 60 vectors, but there are 2"):
         PromptClusters.fit(TOY_PROMPTS, None, vectors=np.ones((2, 3)))
 
@@ -145,7 +289,7 @@ def test_vectors_of_another_dimension_are_refused(clusters: PromptClusters) -> N
 def test_clusters_of_vectors_alone_ask_for_vectors() -> None:
     """Without an embedder, prompts cannot be assigned, and fitting needs vectors."""
     clusters = PromptClusters.fit(TOY_PROMPTS, None, vectors=toy_embed(TOY_PROMPTS), n_clusters=3)
-    assert clusters.assign_vectors(toy_embed(["a poem"])).shape == (1,)
+    assert clusters.memberships(vectors=toy_embed(["a poem"])).phi.shape == (1, 3)
     with pytest.raises(EmbeddingError, match="give it vectors"):
         clusters.assign(["a poem"])
     with pytest.raises(InvalidInputError, match="give vectors= or embedder="):

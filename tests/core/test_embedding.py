@@ -22,6 +22,7 @@ from unirouter_integrations import (
     StorageError,
     as_embedder,
 )
+from unirouter_integrations.embedding import unit
 
 PROMPTS = [f"{verb} the {thing} of {n}" for n in range(5) for verb in ("Add", "Name") for thing in ("sum", "capital")]
 
@@ -272,6 +273,19 @@ LOCAL = LocalEmbedder.fit(PROMPTS)
 
 @given(st.lists(st.text(), max_size=5))
 def test_any_text_gives_a_finite_vector(texts: list[str]) -> None:
-    """Null bytes, emoji, mixed scripts: unit length or zero."""
-    lengths = np.linalg.norm(LOCAL.embed(texts), axis=1)
-    assert ((np.abs(lengths - 1) < 1e-5) | (lengths == 0)).all()
+    """Null bytes, emoji, mixed scripts: at most of length 1, and of length 1 or 0 but for what is not known of it."""
+    vectors = LOCAL.embed(texts)
+    lengths = np.linalg.norm(vectors, axis=1)
+    assert np.isfinite(vectors).all()
+    assert (lengths < 1 + 1e-5).all()
+    scaled = unit(vectors)
+    assert ((np.abs(np.linalg.norm(scaled, axis=1) - 1) < 1e-5) | (lengths == 0)).all()
+
+
+def test_the_length_of_a_local_vector_says_how_much_of_the_text_is_known() -> None:
+    """The share of its distinct words; what is not known does not change the direction."""
+    texts = ["Add", "Add qwerty", "add Add qwerty", "Add qwerty asdf zxcv", "qwerty"]
+    vectors = LOCAL.embed(texts)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1, 1 / 2, 1 / 2, 1 / 4, 0], atol=1e-5)
+    np.testing.assert_allclose(unit(vectors)[1:2], unit(vectors)[:1], atol=1e-5)
+    np.testing.assert_allclose(unit(vectors)[3], unit(vectors)[0], atol=1e-5)

@@ -1,5 +1,6 @@
 """What is known of a model, and the estimators."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from unirouter_integrations import ErrorPrior, InvalidInputError, LLMProfile
-from unirouter_integrations.profiles import ESTIMATORS
+from unirouter_integrations.profiles import ESTIMATORS, errors_of_known
 
 
 def counted(counts: list[float], losses: list[float], clusters: str | None = None) -> LLMProfile:
@@ -52,12 +53,25 @@ def test_without_a_prior_empirical_bayes_shrinks_to_the_mean_of_the_model() -> N
     assert profile.estimate().std[1] > profile.estimate().std[0] > profile.estimate().std[2]
 
 
+def normalised(rows: Any) -> Any:
+    return rows / rows.sum(axis=1, keepdims=True)
+
+
+def prior_of(assignment: Any, outcomes: Mapping[str, Any], clusters: int) -> ErrorPrior:
+    """The prior from outcomes on prompts that belong to one cluster each."""
+    shares = np.bincount(assignment, minlength=clusters) / len(assignment)
+    return ErrorPrior.fit(errors_of_known(np.eye(clusters)[assignment], outcomes), shares)
+
+
 def prior(models: int = 6, clusters: int = 4, seed: int = 0) -> ErrorPrior:
     rng = np.random.default_rng(seed)
     assignment = np.repeat(np.arange(clusters), 50)
     skill = rng.uniform(0.1, 0.9, size=(models, 1)) + rng.normal(0, 0.05, size=(models, clusters))
     outcomes = {f"m{m}": (rng.random(200) < skill[m, assignment]).astype(float) for m in range(models)}
-    return ErrorPrior.fit(assignment, outcomes, clusters)
+    return prior_of(assignment, outcomes, clusters)
+
+
+KNOWN = prior()
 
 
 def test_the_posterior_is_the_one_of_the_information_form() -> None:
@@ -107,10 +121,8 @@ def test_unknown_outcomes_are_left_out() -> None:
     assignment = np.repeat([0, 1], 100)
     complete = {"a": np.repeat([0.0, 1.0], 100), "b": np.repeat([0.2, 0.8], 100)}
     thinned = {name: np.where(np.arange(200) % 2, losses, np.nan) for name, losses in complete.items()}
-    np.testing.assert_allclose(
-        ErrorPrior.fit(assignment, thinned, 2).mean, ErrorPrior.fit(assignment, complete, 2).mean, atol=0.05
-    )
-    one_sided = ErrorPrior.fit(assignment, {"a": np.where(assignment == 0, 0.25, np.nan)}, 2)
+    np.testing.assert_allclose(prior_of(assignment, thinned, 2).mean, prior_of(assignment, complete, 2).mean, atol=0.05)
+    one_sided = prior_of(assignment, {"a": np.where(assignment == 0, 0.25, np.nan)}, 2)
     np.testing.assert_allclose(one_sided.mean, [0.25, 0.25])
 
 
@@ -118,15 +130,58 @@ def test_few_outcomes_of_known_models_do_not_make_a_wild_prior() -> None:
     """Chance errors are not taken for differences: one outcome per cluster says little about the clusters."""
     rng = np.random.default_rng(0)
     outcomes = {f"m{m}": (rng.random(20) < 0.5).astype(float) for m in range(5)}
-    prior = ErrorPrior.fit(np.arange(20), outcomes, 20)
+    prior = prior_of(np.arange(20), outcomes, 20)
     assert prior.mean.std() < 0.6 * np.mean(list(outcomes.values()), axis=0).std()
     assert prior.covariance.diagonal().max() < 0.05
+
+
+def test_errors_of_known_models_are_shrunk_to_model_and_cluster() -> None:
+    """As if 8 more prompts had given the model's own mean plus what the cluster does to all models."""
+    phi = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [0.0, 1.0]])
+    outcomes = {"a": [1.0, 1.0, 0.0, 0.0], "b": [1.0, 0.0, 0.0, np.nan]}
+    counts, sums = np.array([[1.5, 2.5], [1.5, 1.5]]), np.array([[1.5, 0.5], [1, 0]])
+    own = np.array([[1 / 2], [1 / 3]])
+    effect = (sums - counts * own).sum(axis=0) / (counts.sum(axis=0) + 8)
+    np.testing.assert_allclose(errors_of_known(phi, outcomes), (sums + 8 * (own + effect)) / (counts + 8))
+
+
+ERRORS = st.tuples(st.integers(1, 9), st.integers(1, 7)).flatmap(
+    lambda shape: st.tuples(
+        arrays(float, shape, elements=st.floats(0, 1)),
+        arrays(float, (1, shape[1]), elements=st.floats(0.01, 1)).map(lambda shares: normalised(shares)[0]),
+    )
+)
+
+
+@given(ERRORS)
+def test_any_errors_of_known_models_make_a_prior(known: Any) -> None:
+    """Its mean is theirs; its covariance is one, and is never certain of a cluster."""
+    errors, shares = known
+    prior = ErrorPrior.fit(errors, shares)
+    np.testing.assert_allclose(prior.mean, errors.mean(axis=0))
+    np.testing.assert_allclose(prior.covariance, prior.covariance.T)
+    believed = np.diag(ErrorPrior.fit(errors.mean(axis=0)[None], shares).covariance)
+    assert np.linalg.eigvalsh(prior.covariance)[0] > 0
+    assert (np.diag(prior.covariance) >= believed * 2 / (len(errors) + 1) - 1e-12).all()
+
+
+def test_clusters_on_which_known_models_err_alike_inform_each_other() -> None:
+    """Twins do most: what is seen in one is believed of the other, more than of one on which the models differ."""
+    rng = np.random.default_rng(0)
+    ability, knack, other = rng.uniform(0.3, 0.7, (12, 1)), *rng.normal(0, 0.15, (2, 12, 1))
+    errors = np.clip(np.hstack([ability + knack, ability + knack, ability + other, ability - other]), 0, 1)
+    known = ErrorPrior.fit(errors, np.full(4, 0.25))
+    bad = known.posterior(np.array([30.0, 0, 0, 0]), np.array([29.0, 0, 0, 0]))
+    moved = bad.error - known.mean
+    assert moved[1] > 0.8 * moved[0]
+    assert moved[1] > 1.3 * max(moved[2:])
+    assert bad.std[1] < 0.7 * min(bad.std[2:])
 
 
 def test_what_all_known_models_share_is_believed() -> None:
     """Thirty models that are all right in one cluster and all wrong in the other leave little doubt about either."""
     outcomes = {f"m{m}": np.repeat([0.0, 1.0], 20) for m in range(30)}
-    mean = ErrorPrior.fit(np.repeat([0, 1], 20), outcomes, 2).mean
+    mean = prior_of(np.repeat([0, 1], 20), outcomes, 2).mean
     np.testing.assert_allclose(mean, [0, 1], atol=0.01)
 
 
@@ -162,7 +217,7 @@ def test_a_prior_that_makes_no_sense_is_refused(mean: Any, covariance: Any, mess
 def test_outcomes_that_make_no_sense_are_refused(outcomes: Any, message: str) -> None:
     """The message names the model and what is wrong with its losses."""
     with pytest.raises(InvalidInputError, match=message):
-        ErrorPrior.fit(np.array([0, 1, 1]), outcomes, 2)
+        errors_of_known(np.eye(2)[[0, 1, 1]], outcomes)
 
 
 @pytest.mark.parametrize(
@@ -208,11 +263,24 @@ def test_a_profile_cannot_be_changed() -> None:
 
 def test_costs_are_kept_per_cluster_where_they_were_measured() -> None:
     """The mean of the calls of a cluster; the mean of all calls where a cluster has none."""
-    profile = LLMProfile.from_outcomes("m", np.array([0, 0, 1]), [0, 1, 0], 3, cost=[1.0, 3.0, 8.0])
+    phi = np.eye(3)[[0, 0, 1]]
+    profile = LLMProfile.from_outcomes("m", phi, [0, 1, 0], cost=[1.0, 3.0, 8.0])
     np.testing.assert_allclose(profile.cost, [2, 8, 4])
-    assert LLMProfile.from_outcomes("m", np.array([0]), [0.5], 1, cost=0.25).cost == 0.25
+    assert LLMProfile.from_outcomes("m", np.ones((1, 1)), [0.5], cost=0.25).cost == 0.25
     with pytest.raises(InvalidInputError, match="one per prompt"):
-        LLMProfile.from_outcomes("m", np.array([0, 0, 1]), [0, 1, 0], 3, cost=[1.0, 3.0])
+        LLMProfile.from_outcomes("m", phi, [0, 1, 0], cost=[1.0, 3.0])
+
+
+def test_a_prompt_counts_in_parts_for_the_clusters_it_belongs_to() -> None:
+    """Its loss and its cost as well; what is not graded counts nowhere."""
+    phi = np.array([[0.5, 0.5, 0], [0.25, 0, 0.75], [0, 1, 0], [1, 0, 0]])
+    profile = LLMProfile.from_outcomes("m", phi, [1, 0, 0.5, np.nan], cost=[1.0, 3.0, 4.0, 100.0])
+    np.testing.assert_allclose(profile.counts, [0.75, 1.5, 0.75])
+    np.testing.assert_allclose(profile.losses, [0.5, 1, 0])
+    np.testing.assert_allclose(profile.cost, [(0.5 + 0.75) / 0.75, (0.5 + 4) / 1.5, 3])
+    np.testing.assert_allclose(profile.estimate("mean").error, [2 / 3, 2 / 3, 0])
+    np.testing.assert_allclose(profile.estimate("laplace").error, [1.5 / 2.75, 2 / 3.5, 1 / 2.75])
+    assert profile.mean_error == pytest.approx(0.5)
 
 
 def test_only_profiles_of_one_model_add() -> None:
@@ -230,7 +298,10 @@ def test_only_profiles_of_one_model_add() -> None:
 
 RUN = st.integers(1, 30).flatmap(
     lambda n: st.tuples(
-        arrays(np.intp, n, elements=st.integers(0, 3)),
+        st.one_of(
+            arrays(np.intp, n, elements=st.integers(0, 3)).map(lambda labels: np.eye(4)[labels]),
+            arrays(float, (n, 4), elements=st.sampled_from([1e-12, 0.1, 1.0, 3.0])).map(normalised),
+        ),
         arrays(float, n, elements=st.sampled_from([0.0, 0.25, 1.0, np.nan])).filter(lambda x: not np.isnan(x).all()),
         arrays(float, n, elements=st.sampled_from([0.0, 0.5, 2.0])),
     )
@@ -239,14 +310,42 @@ RUN = st.integers(1, 30).flatmap(
 
 @given(RUN, RUN)
 def test_adding_profiles_equals_profiling_the_joined_data(first: Any, second: Any) -> None:
-    """Counts, losses and measured costs alike, whichever estimator reads them."""
-    parts = [LLMProfile.from_outcomes("m", a, losses, 4, cost=costs) for a, losses, costs in (first, second)]
-    a, losses, costs = (np.concatenate(pair) for pair in zip(first, second, strict=True))
-    joined, added = LLMProfile.from_outcomes("m", a, losses, 4, cost=costs), parts[0] + parts[1]
+    """Counts, losses and measured costs alike, whichever estimator reads them, hard and soft."""
+    parts = [LLMProfile.from_outcomes("m", phi, losses, cost=costs) for phi, losses, costs in (first, second)]
+    phi, losses, costs = (np.concatenate(pair) for pair in zip(first, second, strict=True))
+    joined, added = LLMProfile.from_outcomes("m", phi, losses, cost=costs), parts[0] + parts[1]
     np.testing.assert_allclose(added.counts, joined.counts)
     np.testing.assert_allclose(added.losses, joined.losses)
     np.testing.assert_allclose(added.cost, joined.cost)
-    np.testing.assert_allclose(added.estimate().error, joined.estimate().error)
+    for estimator in ESTIMATORS:
+        for ours, theirs in zip(added.estimate(estimator), joined.estimate(estimator), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=1e-12)
+
+
+@given(RUN)
+def test_each_graded_prompt_counts_once(run: Any) -> None:
+    """In however many clusters; no estimate leaves the range of losses, and the mean loss is that of the prompts."""
+    phi, losses, costs = run
+    profile = LLMProfile.from_outcomes("m", phi, losses, cost=costs)
+    known = ~np.isnan(losses)
+    np.testing.assert_allclose(profile.counts.sum(), known.sum())
+    np.testing.assert_allclose(profile.mean_error, losses[known].mean())
+    for estimator in ESTIMATORS:
+        error, std = profile.estimate(estimator, KNOWN)
+        assert ((error >= 0) & (error <= 1 + 1e-12)).all()
+        assert (np.isfinite(std) & (std >= 0)).all()
+    assert isinstance(profile.cost, np.ndarray)
+    assert ((profile.cost >= costs[known].min() - 1e-9) & (profile.cost <= costs[known].max() + 1e-9)).all()
+
+
+@given(RUN)
+def test_whole_memberships_count_like_labels(run: Any) -> None:
+    """One-hot rows give the counts of a bincount, and the errors of known models do not notice the difference."""
+    labels = run[0].argmax(axis=1)
+    known = ~np.isnan(run[1])
+    profile = LLMProfile.from_outcomes("m", np.eye(4)[labels], run[1], cost=1)
+    np.testing.assert_array_equal(profile.counts, np.bincount(labels[known], minlength=4))
+    np.testing.assert_allclose(profile.losses, np.bincount(labels[known], run[1][known], minlength=4))
 
 
 def test_a_profile_describes_itself_in_one_line() -> None:

@@ -2,12 +2,13 @@
 
 import contextlib
 import copy
+import dataclasses
 import threading
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TOY_PROMPTS, toy_embed, toy_losses
+from conftest import TOY_PROMPTS, blended_vectors, toy_embed, toy_losses
 
 from unirouter_integrations import (
     EmbeddingError,
@@ -50,6 +51,7 @@ def test_a_decision_says_what_and_why(router: UniRouter) -> None:
         "expected_cost": 2.0,
         "score": 0.1,
         "cost_weight": 0.05,
+        "familiarity": 1.0,
     }
     assert "only candidate" in str(router.route("a poem", among=["poet"]))
 
@@ -129,11 +131,27 @@ def test_models_join_and_leave_without_retraining(router: UniRouter) -> None:
     assert router.clusters is before
 
 
-def test_two_runs_of_a_model_can_be_registered_as_one(router: UniRouter) -> None:
+def test_two_runs_of_a_model_can_be_registered_as_one(hard_router: UniRouter) -> None:
     """The sum of two profiles is a profile."""
+    router = hard_router
     more = router.profile("oracle", TOY_PROMPTS, toy_losses("sum"), cost=10)
     router.register(router.profiles["oracle"] + more)
     assert router.expected_errors(["a sum", "a poem"], among=["oracle"]).ravel().tolist() == [0.5, 0]
+
+
+def test_two_soft_runs_are_that_of_both_together(blended: UniRouter) -> None:
+    """Counts in parts add as whole ones do, and the router expects the same of the sum as of the joined data."""
+    vectors, losses = blended_vectors(80, 8), (blended_vectors(80, 8)[:, 3] > 0).astype(float)
+    halves = [
+        blended.profile("fox", vectors=vectors[part], losses=losses[part], cost=2)
+        for part in np.split(np.arange(80), 2)
+    ]
+    unseen = blended_vectors(50, 9)
+    expected = []
+    for profile in (halves[0] + halves[1], blended.profile("fox", vectors=vectors, losses=losses, cost=2)):
+        blended.register(profile)
+        expected.append(blended.expected_errors(vectors=unseen, among=["fox"]))
+    np.testing.assert_allclose(expected[0], expected[1])
 
 
 def test_candidates_can_be_named(router: UniRouter) -> None:
@@ -142,14 +160,169 @@ def test_candidates_can_be_named(router: UniRouter) -> None:
     assert router.route("a sum", among={"poet": 1}).model == "poet"
 
 
-def test_expected_errors_come_in_the_order_asked_for(router: UniRouter) -> None:
+def test_expected_errors_come_in_the_order_asked_for(hard_router: UniRouter) -> None:
     """`(n, m)`, in the order of `among`, or of `models` if it is left out."""
+    router = hard_router
     prompts = ["a sum", "a date"]
     assert router.expected_errors(prompts).tolist() == [[0, 0, 1], [1, 0, 1]]
     assert router.expected_errors(prompts, among=["poet", "abacus"]).tolist() == [[1, 0], [1, 1]]
     assert router.expected_errors(prompts, among=["poet", "poet"]).tolist() == [[1, 1], [1, 1]]
     vectors = router.embed(prompts)
     assert router.expected_errors(vectors=vectors, among=["oracle"]).tolist() == [[0], [0]]
+
+
+def test_soft_expected_errors_are_memberships_times_profiles(blended: UniRouter) -> None:
+    """Phi . Psi, in the order asked for, and those of the decisions."""
+    vectors = blended_vectors(200, 5)
+    phi = blended.clusters.memberships(vectors=vectors).phi
+    psi = {name: profile.estimate("laplace").error for name, profile in blended.profiles.items()}
+    expected = blended.expected_errors(vectors=vectors)
+    np.testing.assert_allclose(expected, phi @ np.column_stack([psi[name] for name in blended.models]), atol=1e-11)
+    np.testing.assert_allclose(
+        blended.expected_errors(vectors=vectors, among=["elk", "ant", "elk"]), expected[:, [4, 0, 4]], atol=1e-11
+    )
+    for row, decision in enumerate(blended.route_many(vectors=vectors)):
+        for candidate in decision.ranking:
+            column = blended.models.index(candidate.model)
+            assert candidate.expected_error == pytest.approx(expected[row, column], abs=1e-11)
+            assert candidate.expected_cost == pytest.approx(
+                phi[row] @ np.broadcast_to(blended.profiles[candidate.model].cost, 6), abs=1e-10
+            )
+
+
+def test_soft_and_hard_routers_agree_where_clusters_lie_apart(router: UniRouter, hard_router: UniRouter) -> None:
+    """The same models and, to what can be measured, the same numbers."""
+    for soft, hard in zip(router.route_many(TOY_PROMPTS), hard_router.route_many(TOY_PROMPTS), strict=True):
+        assert (soft.model, soft.cluster, soft.expected_cost) == (hard.model, hard.cluster, hard.expected_cost)
+        if soft.familiarity == 1:
+            assert soft.expected_error == pytest.approx(hard.expected_error, abs=1e-9)
+            assert soft.expected_error_std == pytest.approx(hard.expected_error_std)
+
+
+def test_a_prompt_between_clusters_is_expected_to_be_between_them(blended: UniRouter) -> None:
+    """Errors are no longer those of one cluster: on most prompts they differ from every entry of the table."""
+    table = blended.profiles["ant"].estimate("laplace").error
+    errors = blended.expected_errors(vectors=blended_vectors(200, 5), among=["ant"]).ravel()
+    assert ((errors >= table.min()) & (errors <= table.max())).all()
+    assert np.mean(np.abs(errors[:, None] - table).min(axis=1) > 0.005) > 0.5
+    assert len(np.unique(errors.round(6))) > 150
+
+
+@pytest.mark.parametrize("assignment", ["soft", "hard"])
+def test_a_vector_is_routed_alone_as_in_a_batch(blended: UniRouter, assignment: Any) -> None:
+    """Wherever in the batch it stands, and so is the ranking; soft ones up to the rounding of float32."""
+    clusters = blended.clusters if assignment == "soft" else dataclasses.replace(blended.clusters, gate=None)
+    router = UniRouter(clusters, estimator="laplace", cost_weight=0.05)
+    for profile in blended.profiles.values():
+        router.register(dataclasses.replace(profile, clusters=None))
+    vectors = blended_vectors(300, 6)
+    together = router.route_many(vectors=vectors)
+    backwards = router.route_many(vectors=vectors[::-1])[::-1]
+    for vector, decision, again in zip(vectors, together, backwards, strict=True):
+        for other in (router.route(vector=vector), again):
+            if assignment == "hard":
+                assert other == decision
+            for ours, theirs in zip(other.ranking, decision.ranking, strict=True):
+                assert ours.model == theirs.model
+                assert ours.expected_error == pytest.approx(theirs.expected_error, abs=1e-6)
+                assert ours.expected_error_std == pytest.approx(theirs.expected_error_std, abs=1e-6)
+                assert ours.score == pytest.approx(theirs.score, abs=1e-5)
+
+
+def test_the_winner_leads_the_ranking_in_every_number(blended: UniRouter) -> None:
+    """The decision is the first of its ranking, and the ranking holds every model once, by score."""
+    for decision in blended.route_many(vectors=blended_vectors(400, 6)):
+        assert vars(decision.ranking[0]).items() <= vars(decision).items()
+        assert tuple(sorted(candidate.model for candidate in decision.ranking)) == blended.models
+        scores = [candidate.score for candidate in decision.ranking]
+        assert scores == sorted(scores)
+
+
+def test_of_equal_models_the_cheaper_wins_under_soft_assignment(blended: UniRouter) -> None:
+    """At weight 0, on every prompt, in whatever order they come: no rounding makes one of them the better."""
+    router, twin = UniRouter(blended.clusters), dataclasses.replace(blended.profiles["bee"], cost=1.0)
+    for index in range(9):
+        router.register(dataclasses.replace(twin, name=f"twin{index}", cost=1.0 + (index * 5 + 3) % 9))
+    for decision in router.route_many(vectors=blended_vectors(400, 6), cost_weight=0):
+        assert decision.model == "twin3"
+        assert decision.expected_cost == pytest.approx(1)
+        assert [round(candidate.expected_cost) for candidate in decision.ranking] == [*range(1, 10)]
+        assert len({candidate.expected_error for candidate in decision.ranking}) == 1
+
+
+def test_of_models_that_tie_on_a_prompt_the_cheaper_wins_there() -> None:
+    """Right between two clusters, a specialist of the one is as good as one of the other."""
+    prompts, vectors = ["a"] * 20 + ["b"] * 20, np.repeat([[1.0, 0.2], [0.2, 1.0]], 20, axis=0)
+    router = UniRouter.fit(prompts, embedder=None, vectors=vectors, n_clusters=2, estimator="mean")
+    losses = np.repeat([0.0, 1.0], 20)
+    for name, known, cost in (("dear", losses, 2), ("cheap", 1 - losses, 1)):
+        router.register(router.profile(name, vectors=vectors, losses=known, cost=cost))
+    assert [router.route(vector=vector).model for vector in vectors[[0, -1]]] == ["dear", "cheap"]
+    middle = router.route(vector=[1, 1])
+    assert middle.model == "cheap"
+    assert {candidate.expected_error for candidate in middle.ranking} == {0.5}
+
+
+def strange_path() -> list[list[float]]:
+    """From a sum to something that is none of the kinds."""
+    return [[10.0, 0, 0, length] for length in (3, 12, 14, 16, 18, 20, 25, 1000)]
+
+
+def test_an_unfamiliar_prompt_is_expected_to_be_like_the_mean_of_all(router: UniRouter) -> None:
+    """Known prompts are familiar; the less a prompt is, the nearer its errors are to each model's mean."""
+    assert np.mean([decision.familiarity == 1 for decision in router.route_many(TOY_PROMPTS)]) >= 0.98
+    path = router.route_many(vectors=strange_path())
+    familiarity = [decision.familiarity for decision in path]
+    assert familiarity[0] == 1
+    assert familiarity[-1] < 1e-3
+    assert familiarity == sorted(familiarity, reverse=True)
+    shares = router.clusters.shares
+    for vector in (strange_path()[-1], [0, 0, 0, 0]):
+        for candidate in router.route(vector=vector).ranking:
+            mean = shares @ router.profiles[candidate.model].estimate("mean").error
+            assert candidate.expected_error == pytest.approx(mean, abs=1e-3)
+    nothing = router.route(vector=[0, 0, 0, 0])
+    assert nothing.familiarity == 0
+    assert nothing.model == "oracle"
+    assert nothing.as_dict()["familiarity"] == 0
+
+
+def test_the_less_familiar_a_prompt_the_greater_the_doubt(router: UniRouter) -> None:
+    """A model equally well known in all clusters, but not equally good: what is unknown is where the prompt belongs."""
+    even = UniRouter(router.clusters, estimator="laplace")
+    even.register(LLMProfile("m", np.full(3, 8.0), np.array([2.0, 6.0, 6.0]), cost=1))
+    path = even.route_many(vectors=strange_path())
+    doubt = [decision.expected_error_std for decision in path]
+    assert doubt == sorted(doubt)
+    assert doubt[-1] > 1.3 * doubt[0]
+    flat = UniRouter(router.clusters, estimator="laplace")
+    flat.register(LLMProfile("m", np.full(3, 8.0), np.full(3, 2.0), cost=1))
+    doubt = [decision.expected_error_std for decision in flat.route_many(vectors=strange_path())]
+    np.testing.assert_allclose(doubt, doubt[0])
+
+
+def test_a_decision_says_that_a_prompt_is_unlike_those_of_the_fit(router: UniRouter, hard_router: UniRouter) -> None:
+    """In place of a cluster it does not belong to; hard assignment knows no such prompt."""
+    strange = "for a prompt unlike those the router was fitted on: expected error"
+    for vector in ([0, 0, 0, 0], [-1, -1, -1, 0]):
+        assert strange in str(router.route(vector=vector))
+        assert strange not in str(hard_router.route(vector=vector))
+        assert hard_router.route(vector=vector).familiarity == 1
+    for decision in router.route_many(vectors=strange_path()):
+        assert (strange in str(decision)) == (decision.familiarity < 0.5)
+        assert (f"for cluster {decision.cluster} (" in str(decision)) == (decision.familiarity >= 0.5)
+
+
+def test_hard_and_soft_routers_do_not_take_each_others_profiles(router: UniRouter, hard_router: UniRouter) -> None:
+    """The one counts whole prompts, the other parts of them."""
+    assert router.clusters.fingerprint != hard_router.clusters.fingerprint
+    for ours, theirs in ((router, hard_router), (hard_router, router)):
+        with pytest.raises(InvalidInputError, match="measured on 3 clusters"):
+            ours.register(theirs.profiles["poet"])
+        with pytest.raises(InvalidInputError, match="snapshot of another router"):
+            ours.route("a poem", among=theirs.registered(["poet"]))
+    with pytest.raises(InvalidInputError, match="no assignment 'firm'"):
+        UniRouter.fit(TOY_PROMPTS, assignment="firm")  # type: ignore[arg-type]
 
 
 def test_known_outcomes_help_a_new_model_with_few_labels() -> None:
@@ -160,13 +333,19 @@ def test_known_outcomes_help_a_new_model_with_few_labels() -> None:
     assert router.prior is not None
     profile = router.profile("new", ["a poem", "a sum"], [1, 0], cost=1)
     error = profile.estimate("empirical_bayes", router.prior).error
-    poem, total = router.clusters.assign(["a poem", "a sum"])
-    assert error[poem] > 0.6 > error[total]
+    poem, total, date = router.clusters.assign(["a poem", "a sum", "a date"])
+    without = profile.estimate("empirical_bayes").error
+    assert error[poem] > without[poem] > without[date] > without[total] > error[total]
+    assert error[date] < 0.45 < without[date] == 0.5
 
 
-def test_the_same_seed_gives_the_same_router() -> None:
+@pytest.mark.parametrize("assignment", ["soft", "hard"])
+def test_the_same_seed_gives_the_same_router(assignment: Any) -> None:
     """Fitting draws nothing from anywhere else."""
-    first, second = (UniRouter.fit(TOY_PROMPTS, seed=4).clusters.fingerprint for _ in range(2))
+    prompts, outcomes = TOY_PROMPTS * 3, {"a": toy_losses("sum") * 3, "b": toy_losses("date") * 3}
+    first, second = (
+        UniRouter.fit(prompts, outcomes=outcomes, seed=4, assignment=assignment).clusters.fingerprint for _ in range(2)
+    )
     assert first == second
 
 
@@ -312,6 +491,31 @@ class TestCalibrate:
         assert {decision.model for decision in router.route_many(self.PROMPTS)} == {"abacus"}
         assert weight == pytest.approx(1)
 
+    def test_a_budget_is_kept_and_used_where_clusters_overlap(self, blended: UniRouter) -> None:
+        """As above, prompt by prompt instead of cluster by cluster."""
+        vectors = blended_vectors(150, 7)
+        cheapest = np.mean([min(c.expected_cost for c in d.ranking) for d in blended.route_many(vectors=vectors)])
+        for budget in (cheapest * 1.01, cheapest * 1.5, cheapest * 3, 100.0):
+            weight = blended.calibrate(vectors=vectors, budget=float(budget))
+            assert np.mean([d.expected_cost for d in blended.route_many(vectors=vectors)]) <= budget * (1 + 1e-8)
+            if weight:
+                dearer = blended.route_many(vectors=vectors, cost_weight=weight * (1 - 1e-6))
+                assert np.mean([d.expected_cost for d in dearer]) > budget
+        with pytest.raises(InvalidInputError, match="cannot be kept"):
+            blended.calibrate(vectors=vectors, budget=float(cheapest * 0.99))
+
+    def test_a_quality_is_kept_at_the_least_cost_where_clusters_overlap(self, blended: UniRouter) -> None:
+        """The best single model's mean expected quality, times what is asked for."""
+        vectors = blended_vectors(150, 7)
+        best_single = 1 - blended.expected_errors(vectors=vectors).mean(axis=0).min()
+        for quality in (1.0, 0.95, 0.9):
+            weight = blended.calibrate(vectors=vectors, quality=quality)
+            kept = np.mean([1 - d.expected_error for d in blended.route_many(vectors=vectors)])
+            assert kept >= quality * best_single * (1 - 1e-8)
+            worse = blended.route_many(vectors=vectors, cost_weight=weight * (1 + 1e-6))
+            assert np.mean([1 - d.expected_error for d in worse]) < quality * best_single
+        assert weight > 0
+
     def test_vectors_and_candidates_may_be_given(self, router: UniRouter) -> None:
         """As in routing."""
         a = router.calibrate(self.PROMPTS, budget=3, among=["poet", "oracle"])
@@ -398,8 +602,9 @@ def test_routing_goes_on_while_the_pool_changes(router: UniRouter) -> None:
     assert not errors
 
 
-def test_a_snapshot_holds_those_that_are_registered(router: UniRouter) -> None:
+def test_a_snapshot_holds_those_that_are_registered(hard_router: UniRouter) -> None:
     """Names that are not registered are left out, and later changes do not reach it."""
+    router = hard_router
     snapshot = router.registered(["poet", "gpt", "oracle"])
     router.unregister("poet")
     assert list(snapshot) == ["oracle", "poet"]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TOY_PROMPTS, toy_embed, toy_losses
+from conftest import TOY_PROMPTS, blended_vectors, toy_embed, toy_losses
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
@@ -41,8 +41,53 @@ def test_a_router_comes_back_as_it_was(local_router: UniRouter, tmp_path: Path) 
     assert repr(loaded) == repr(local_router)
     assert loaded.profiles["a"].metadata == {"run": "2026-11"}
     assert loaded.clusters.describe() == local_router.clusters.describe()
-    np.testing.assert_array_equal(loaded.clusters.soft_assign(["a sum"]), local_router.clusters.soft_assign(["a sum"]))
+    for prompts in (["a sum"], ["something else"]):
+        before, after = local_router.clusters.memberships(prompts), loaded.clusters.memberships(prompts)
+        np.testing.assert_array_equal(before.phi, after.phi)
+        np.testing.assert_array_equal(before.familiarity, after.familiarity)
     assert loaded.calibrate(TOY_PROMPTS, budget=10) == local_router.calibrate(TOY_PROMPTS, budget=10)
+
+
+@pytest.fixture
+def learned_router() -> UniRouter:
+    """A router of vectors alone, whose gate was learned from outcomes."""
+    vectors = blended_vectors(400, 0)
+    losses = {str(axis): (vectors[:, axis] > 0).astype(float) for axis in range(4)}
+    fit = {"embedder": None, "vectors": vectors, "n_clusters": 6}
+    router = UniRouter.fit([""] * 400, outcomes=losses, **fit)  # type: ignore[arg-type]
+    assert router.clusters.fingerprint != UniRouter.fit([""] * 400, **fit).clusters.fingerprint  # type: ignore[arg-type]
+    for name, known in losses.items():
+        router.register(router.profile(name, vectors=vectors, losses=known, cost=1 + np.abs(vectors[:, int(name) + 4])))
+    router.cost_weight = 0.01
+    return router
+
+
+def test_a_learned_gate_comes_back_bit_for_bit(learned_router: UniRouter, tmp_path: Path) -> None:
+    """Gate, reach and shares, so memberships and decisions too, for prompts like those of the fit and for others."""
+    learned_router.save(tmp_path)
+    loaded = UniRouter.load(tmp_path)
+    ours, theirs = learned_router.clusters, loaded.clusters
+    assert ours.gate is not None
+    assert theirs.gate is not None
+    np.testing.assert_array_equal(ours.gate.weights, theirs.gate.weights)
+    np.testing.assert_array_equal(ours.gate.bias, theirs.gate.bias)
+    assert ours.gate.weights.dtype == theirs.gate.weights.dtype
+    assert (ours.reach, ours.fingerprint) == (theirs.reach, theirs.fingerprint)
+    np.testing.assert_array_equal(ours.shares, theirs.shares)
+    vectors = np.vstack([blended_vectors(200, 1), np.random.default_rng(0).normal(size=(50, 16)), np.zeros((1, 16))])
+    for a, b in zip(learned_router.route_many(vectors=vectors), loaded.route_many(vectors=vectors), strict=True):
+        assert a == b
+        assert a.ranking == b.ranking
+
+
+def test_a_hard_router_comes_back_hard(hard_router: UniRouter, tmp_path: Path) -> None:
+    """Without a gate, and with decisions that are the same to the last bit."""
+    hard_router.save(tmp_path)
+    loaded = UniRouter.load(tmp_path, embedder=toy_embed)
+    assert loaded.clusters.gate is None
+    assert loaded.clusters.fingerprint == hard_router.clusters.fingerprint
+    assert loaded.route_many(TOY_PROMPTS) == hard_router.route_many(TOY_PROMPTS)
+    assert not any("gate" in name for name in load_file(tmp_path / "router.safetensors"))
 
 
 def test_an_empty_router_comes_back_too(tmp_path: Path) -> None:
@@ -103,7 +148,7 @@ def test_another_embedder_is_refused(router: UniRouter, tmp_path: Path, embedder
 def test_an_embedder_given_to_a_local_router_is_refused(local_router: UniRouter, tmp_path: Path) -> None:
     """The local embedder is saved with the router; another one cannot be meant."""
     local_router.save(tmp_path)
-    assert UniRouter.load(tmp_path, embedder="local").route("a sum").model == "b"
+    assert UniRouter.load(tmp_path, embedder="local").route("a sum") == local_router.route("a sum")
     with pytest.raises(EmbeddingError, match="load it without embedder="):
         UniRouter.load(tmp_path, embedder=toy_embed)
 
@@ -115,6 +160,50 @@ def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
         (folder / "router.json").write_text(json.dumps(document))
 
     return apply
+
+
+def infinite_reach(folder: Path) -> None:
+    """A number that JSON may hold and no float can."""
+    file = folder / "router.json"
+    document = json.loads(file.read_text())
+    document["clusters"]["reach"] = [1.0, "HUGE"]
+    file.write_text(json.dumps(document).replace('"HUGE"', "1e999"))
+
+
+@pytest.mark.parametrize("key", ["weights", "bias"])
+def test_half_a_gate_is_refused(local_router: UniRouter, tmp_path: Path, key: str) -> None:
+    """It needs both its arrays."""
+    from unirouter_integrations.storage import read_folder, write_folder
+
+    local_router.save(tmp_path)
+    state = read_folder(tmp_path, "router")
+    del state.arrays[f"clusters.gate.{key}"]
+    write_folder(tmp_path, "router", state)
+    with pytest.raises(StorageError, match=f"The array clusters.gate.{key} is missing"):
+        UniRouter.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"reach": [0.1, 1e-320]},
+        {"reach": [1e-50, 1e-50]},
+        {"reach": [1e300, 1e300]},
+        {"least_known": 1e-320},
+        {"least_known": 1e308},
+        {"least_known": -1.0},
+    ],
+)
+def test_scales_no_fit_gives_do_not_spoil_a_decision(
+    local_router: UniRouter, tmp_path: Path, damage: dict[str, object]
+) -> None:
+    """They are refused, or familiarity is still a number from 0 to 1; no warning, no NaN."""
+    local_router.save(tmp_path)
+    edit(lambda d: d["clusters"].update(damage))(tmp_path)
+    with contextlib.suppress(StorageError):
+        for decision in UniRouter.load(tmp_path).route_many([*TOY_PROMPTS, "something else"]):
+            assert 0 <= decision.familiarity <= 1
+            assert 0 <= decision.expected_error <= 1
 
 
 @pytest.mark.parametrize(
@@ -136,8 +225,23 @@ def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
         (edit(lambda d: d.update(cost_weight="1")), "cost_weight should be float, but str"),
         (edit(lambda d: d.update(cost_weight=10**400)), "cost_weight should be float, but int"),
         (edit(lambda d: d.pop("clusters")), "clusters should be dict, but nothing"),
-        (edit(lambda d: d["clusters"].update(temperature=0)), "not those of fitted clusters"),
-        (edit(lambda d: d["clusters"]["clusters"].pop()), "not those of fitted clusters"),
+        (edit(lambda d: d["clusters"].update(reach=[0.0, 1.0])), "of fitted clusters. The file"),
+        (edit(lambda d: d["clusters"].update(reach=[1.0, -1.0])), "of fitted clusters. The file"),
+        (edit(lambda d: d["clusters"].update(reach=[1.0])), "of fitted clusters. The file"),
+        (edit(lambda d: d["clusters"].update(reach=[1.0, 1.0, 1.0])), "of fitted clusters. The file"),
+        (edit(lambda d: d["clusters"].update(reach=["1", 1.0])), "of fitted clusters. The file"),
+        (edit(lambda d: d["clusters"].update(reach=[1.0, True])), "of fitted clusters. The file"),
+        (edit(lambda d: d["clusters"].update(reach=[1.0, None])), "of fitted clusters. The file"),
+        (edit(lambda d: d["clusters"].update(reach=[1.0, 10**400])), "of fitted clusters. The file"),
+        (edit(lambda d: d["clusters"].update(reach=1.0)), "reach should be list, but float"),
+        (edit(lambda d: d["clusters"].pop("reach")), "reach should be list, but nothing"),
+        (edit(lambda d: d["clusters"].update(least_known="1")), "least_known should be float, but str"),
+        (edit(lambda d: d["clusters"].pop("least_known")), "least_known should be float, but nothing"),
+        (infinite_reach, "of fitted clusters. The file"),
+        (edit(lambda d: d["clusters"].update(gate=None)), "gate should be dict, but NoneType"),
+        (edit(lambda d: d["clusters"].update(gate=[])), "gate should be dict, but list"),
+        (edit(lambda d: d["clusters"].pop("gate")), "measured on 3 clusters"),
+        (edit(lambda d: d["clusters"]["clusters"].pop()), "of fitted clusters. The file"),
         (edit(lambda d: d["clusters"]["embedder"]["terms"].pop()), "projection has shape"),
         (edit(lambda d: d["clusters"]["embedder"].update(terms=[1])), r"terms\[0\] should be str"),
         (edit(lambda d: d["profiles"].pop()), "counts has shape"),
@@ -164,10 +268,21 @@ def test_a_damaged_folder_is_refused(local_router: UniRouter, tmp_path: Path, da
         ("losses", [[1e9] * 3] * 2, "a loss lies between 0 and 1 per prompt"),
         ("counts", np.ones((2, 3), np.int64), "not of floating-point numbers"),
         ("clusters.probe", [0.0] * 3, "probe has shape"),
-        ("clusters.centroids", np.zeros((0, 4)), "shares has shape|not those of fitted clusters"),
+        ("clusters.centroids", np.zeros((0, 4)), "shares has shape|of fitted clusters"),
         ("prior.covariance", np.zeros((3, 2)), "covariance has shape"),
         ("prior.covariance", np.ones((3, 3)) - 2 * np.eye(3), "negative eigenvalues"),
         ("clusters.centroids", np.full((3, 3), 1e300), "not in"),
+        ("clusters.gate.weights", np.zeros((3, 2)), "gate.weights has shape"),
+        ("clusters.gate.weights", np.zeros(3), "gate.weights has shape"),
+        ("clusters.gate.bias", np.zeros(4), "gate.bias has shape"),
+        ("clusters.gate.bias", np.array([0.0, np.nan, 0.0]), "gate.bias holds numbers that are not finite"),
+        ("clusters.gate.bias", np.array([0.0, np.inf, 0.0]), "gate.bias holds numbers that are not finite"),
+        ("clusters.gate.bias", np.array([0.0, 1e300, 0.0]), "not in"),
+        ("clusters.gate.bias", np.array([0.0, -1e7, 0.0]), "not in"),
+        ("clusters.gate.bias", np.zeros(3, np.int64), "not of floating-point numbers"),
+        ("clusters.gate.bias", np.zeros(3), "measured on 3 clusters"),
+        ("clusters.shares", np.ones(3), "shares"),
+        ("clusters.shares", np.zeros(3), "shares"),
     ],
 )
 def test_damaged_arrays_are_refused(

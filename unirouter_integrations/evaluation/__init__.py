@@ -1,5 +1,36 @@
 """How good a router is: quality against cost, on prompts whose outcomes are known for every model."""
 
 from unirouter_integrations.evaluation.curves import DeferralCurve, router_arena_score
+from unirouter_integrations.evaluation.difference import RouterDifference, diff
+from unirouter_integrations.evaluation.methods import METHODS, Trial
+from unirouter_integrations.evaluation.outcomes import (
+    Outcomes,
+    read_embedllm,
+    read_outcomes,
+    read_prompts,
+    read_routerbench,
+)
+from unirouter_integrations.evaluation.protocol import Calibration, Comparison, Evaluation, average, evaluate, summary
+from unirouter_integrations.evaluation.report import report, write_report
 
-__all__ = ["DeferralCurve", "router_arena_score"]
+__all__ = [
+    "METHODS",
+    "Calibration",
+    "Comparison",
+    "DeferralCurve",
+    "Evaluation",
+    "Outcomes",
+    "RouterDifference",
+    "Trial",
+    "average",
+    "diff",
+    "evaluate",
+    "read_embedllm",
+    "read_outcomes",
+    "read_prompts",
+    "read_routerbench",
+    "report",
+    "router_arena_score",
+    "summary",
+    "write_report",
+]
