@@ -43,12 +43,14 @@ def saved(path: Path, **models: tuple[list[float], float]) -> Path:
 
 def test_evaluate_prints_the_table_and_writes_the_page(records: Path, tmp_path: Path) -> None:
     """Two sets of outcomes (here the same file twice) give a table each, their average, and one page."""
-    page = tmp_path / "report.html"
+    page, picture = tmp_path / "report.html", tmp_path / "areas.svg"
     methods = ["--methods", "unirouter, K-means (UniRoute), clairvoyant clusters"]
-    printed = run("evaluate", records, records, *methods, "--sizes", "20", "--trials", 2, "--jobs", 1, "--report", page)
+    files = ["--report", page, "--picture", picture]
+    printed = run("evaluate", records, records, *methods, "--sizes", "20", "--trials", 2, "--jobs", 1, *files)
     assert printed.count("made_up: 9 models, 150 prompts, 2 splits") == 2
     assert "unirouter goes from K-means (UniRoute) to clairvoyant clusters by" in printed
     assert page.read_text(encoding="utf-8").lstrip().startswith("<!DOCTYPE html>")
+    assert "<svg" in picture.read_text(encoding="utf-8")
 
 
 def test_costs_can_be_given(records: Path, tmp_path: Path) -> None:
@@ -102,6 +104,7 @@ def test_diff_can_stand_before_a_deployment(tmp_path: Path) -> None:
         (["evaluate", "--methods", "magic", "{records}"], "methods should be some of"),
         (["evaluate", "--format", "routerbench", "{records}"], "two columns 'X' and 'X|total_cost'"),
         (["report", "{folder}", "page.html"], "router.json"),
+        (["evaluate", "{records}", "--methods", "random", "--sizes", "9", "--picture", "x.pdf"], ".svg or .png"),
     ],
 )
 def test_bad_input_is_a_message(arguments: list[str], message: str, records: Path, tmp_path: Path) -> None:

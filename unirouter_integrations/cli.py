@@ -42,6 +42,7 @@ def main() -> None:
 @click.option("--jobs", default=-1, show_default=True, help="Number of processes; -1 for one per core.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the first split.")
 @click.option("--report", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML report here.")
+@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Draw the areas here (.svg or .png).")
 def evaluate(
     *,
     outcomes: tuple[Path, ...],
@@ -54,6 +55,7 @@ def evaluate(
     jobs: int,
     seed: int,
     page: Path | None,
+    picture: Path | None,
 ) -> None:
     """Compare routers on OUTCOMES, recorded scores and costs of models on prompts.
 
@@ -68,6 +70,8 @@ def evaluate(
         "embedllm": evaluation.read_embedllm,
     }
     prices = dict(map(_price, costs))
+    if page is not None or picture is not None:
+        evaluation.check_pictures(picture)  # before the long work, not after it
     found = []
     for path in outcomes:
         table = readers[layout](path)
@@ -88,6 +92,9 @@ def evaluate(
     if page is not None:
         evaluation.write_report(found, page)
         click.echo(f"Report: {page}")
+    if picture is not None:
+        evaluation.write_picture(found, picture)
+        click.echo(f"Picture: {picture}")
 
 
 @main.command()

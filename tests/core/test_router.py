@@ -637,3 +637,45 @@ def test_a_router_can_be_copied_and_sent_to_workers(router: UniRouter) -> None:
     twin.unregister("poet")
     assert twin.models == ("abacus", "oracle")
     assert router.models == ("abacus", "oracle", "poet")
+
+
+class TestChooseValidation:
+    """Which prompts to grade a new model on."""
+
+    def test_the_clusters_are_covered_in_turn(self, hard_router: UniRouter) -> None:
+        """Three kinds that tell nothing of each other: of the first three prompts, each kind has one."""
+        chosen = hard_router.choose_validation(TOY_PROMPTS, 9)
+        kinds = [TOY_PROMPTS[index].split()[0] for index in chosen]
+        assert set(kinds[:3]) == {"sum", "poem", "date"}
+        assert sorted(kinds) == ["date"] * 3 + ["poem"] * 3 + ["sum"] * 3
+
+    def test_any_first_part_of_a_choice_is_a_choice(self, blended: UniRouter) -> None:
+        """The prompts are distinct, and fewer of them are the first of more."""
+        vectors = blended_vectors(100, 8)
+        chosen = blended.choose_validation(vectors=vectors, n=100)
+        assert sorted(chosen) == list(range(100))
+        assert blended.choose_validation(vectors=vectors, n=7) == chosen[:7]
+
+    def test_it_leaves_less_doubt_than_chance(self) -> None:
+        """The mean posterior variance over the prompts is below that of any of 50 random choices."""
+        vectors = blended_vectors(300, 9)
+        outcomes = {f"m{i}": (vectors[:, i] > 0).astype(float) for i in range(5)}
+        router = UniRouter.fit([""] * 300, embedder=None, vectors=vectors, n_clusters=6, outcomes=outcomes)
+        phi = router.clusters.memberships(vectors=vectors).phi
+        assert router.prior is not None
+
+        def doubt(rows: list[int]) -> float:
+            of_chosen, covariance = phi[list(rows)], router.prior.covariance  # type: ignore[union-attr]  # asserted
+            noise = 0.2 * np.eye(len(of_chosen))
+            gain = np.linalg.solve(of_chosen @ covariance @ of_chosen.T + noise, of_chosen @ covariance)
+            return float(phi.mean(axis=0) @ np.diag(covariance - covariance @ of_chosen.T @ gain))
+
+        rng = np.random.default_rng(0)
+        by_chance = min(doubt(rng.permutation(300)[:12].tolist()) for _ in range(50))
+        assert doubt(router.choose_validation(vectors=vectors, n=12)) < by_chance
+
+    @pytest.mark.parametrize("n", [0, 61, 2.5, "many"])
+    def test_a_senseless_number_is_refused(self, router: UniRouter, n: Any) -> None:
+        """Not more than there are prompts."""
+        with pytest.raises(InvalidInputError, match="from 1 to the number of prompts, 60"):
+            router.choose_validation(TOY_PROMPTS, n)

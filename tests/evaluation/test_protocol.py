@@ -9,7 +9,7 @@ from conftest import SKILLS, made_up_outcomes
 from unirouter_integrations import InvalidInputError
 from unirouter_integrations.evaluation import METHODS, Evaluation, Outcomes, Trial, average, evaluate, summary
 from unirouter_integrations.evaluation.methods import DEFAULT, FIXED, KMEANS, registered
-from unirouter_integrations.evaluation.protocol import split
+from unirouter_integrations.evaluation.protocol import split, with_validation
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,7 @@ def evaluation(outcomes: Outcomes) -> Evaluation:
 
 
 def trial_of(outcomes: Outcomes, size: int = 40, seed: int = 0) -> Trial:
-    trial, pool = split(outcomes, None, size, seed)
-    return replace(trial, validation=pool.rows(np.arange(size)))
+    return with_validation(split(outcomes, None, size, seed), size)
 
 
 def test_a_split_is_a_partition(outcomes: Outcomes) -> None:

@@ -11,7 +11,7 @@ from unirouter_integrations.evaluation.outcomes import (
     read_routerbench,
 )
 from unirouter_integrations.evaluation.protocol import Calibration, Comparison, Evaluation, average, evaluate, summary
-from unirouter_integrations.evaluation.report import report, write_report
+from unirouter_integrations.evaluation.report import check_pictures, report, write_picture, write_report
 
 __all__ = [
     "METHODS",
@@ -23,6 +23,7 @@ __all__ = [
     "RouterDifference",
     "Trial",
     "average",
+    "check_pictures",
     "diff",
     "evaluate",
     "read_embedllm",
@@ -32,5 +33,6 @@ __all__ = [
     "report",
     "router_arena_score",
     "summary",
+    "write_picture",
     "write_report",
 ]

@@ -20,6 +20,7 @@ from unirouter_integrations.profiles import Floats, LLMProfile, errors_of_known
 from unirouter_integrations.router import UniRouter
 
 DEFAULT = "unirouter"
+CHOSEN = "unirouter, chosen prompts"
 BLIND = "prompt-blind (ZeroRouter)"
 KNN = "K-NN"
 KMEANS = "K-means (UniRoute)"
@@ -60,6 +61,7 @@ class Trial:
         training: The training prompts, graded for the known models.
         known_costs: The cost per call of each known model.
         validation: The few prompts that the new models are graded on.
+        pool: The prompts these were drawn from by chance; a method may choose as many others of them.
         test: The prompts to route, graded for the new models; only the oracle may look at these losses.
         all_labels: The training prompts, graded for the new models; only clairvoyant methods may look.
         costs: The cost per call of each new model.
@@ -72,6 +74,7 @@ class Trial:
     training: Graded
     known_costs: Floats
     validation: Graded
+    pool: Graded
     test: Graded
     all_labels: Graded
     costs: Floats
@@ -99,6 +102,12 @@ def registered(trial: Trial) -> UniRouter:
     for name, losses, cost in zip(trial.models, trial.validation.losses.T, trial.costs.tolist(), strict=True):
         router.register(router.profile(name, vectors=trial.validation.vectors, losses=losses, cost=cost))
     return router
+
+
+def chosen_validation(trial: Trial) -> Floats:
+    """The default, but `choose_validation` picks the prompts to grade."""
+    rows = trial.router.choose_validation(vectors=trial.pool.vectors, n=len(trial.validation.prompts))
+    return unirouter(replace(trial, validation=trial.pool.rows(np.array(rows))))
 
 
 def best_single(trial: Trial) -> Floats:
@@ -231,6 +240,7 @@ def clairvoyant_mlp(trial: Trial) -> Floats:
 
 METHODS: dict[str, Method] = {
     DEFAULT: unirouter,
+    CHOSEN: chosen_validation,
     BLIND: prompt_blind,
     "prompt length": prompt_length,
     KNN: knn,

@@ -247,11 +247,11 @@ def _run(
     *,
     keep: bool,
 ) -> _Result:
-    trial, validation = split(table, vectors, max(sizes), seed)
+    trial = split(table, vectors, max(sizes), seed)
     columns: dict[str, list[tuple[float, float, float, Floats]]] = {method: [] for method in methods}
     calibration = np.full((2, len(sizes)), np.nan)
     for index, size in enumerate(sizes):
-        sized = _with_validation(trial, validation, size)
+        sized = with_validation(trial, size)
         for name, method in methods.items():
             if name in FIXED and index:
                 columns[name].append(columns[name][0])
@@ -263,13 +263,13 @@ def _run(
     figures = {name: tuple(np.array(column) for column in zip(*rows, strict=True)) for name, rows in columns.items()}
     kept = None
     if keep:
-        router = registered(_with_validation(trial, validation, max(sizes)))
+        router = registered(with_validation(trial, max(sizes)))
         kept = router, router.clusters.memberships(vectors=trial.test.vectors).phi
     return _Result(figures, calibration, kept)  # type: ignore[arg-type]  # four columns each
 
 
-def split(table: Outcomes, vectors: Vectors | None, most: int, seed: int) -> tuple[Trial, Graded]:
-    """One split, fitted, with no validation prompts yet; and the prompts they may be taken from."""
+def split(table: Outcomes, vectors: Vectors | None, most: int, seed: int) -> Trial:
+    """One split, fitted, all of its pool graded; `with_validation` grades less."""
     rng = np.random.default_rng(seed)
     order, models = rng.permutation(len(table.prompts)), rng.permutation(len(table.models))
     new, known = np.split(models, [round(len(models) * _HIDDEN)])
@@ -294,13 +294,13 @@ def split(table: Outcomes, vectors: Vectors | None, most: int, seed: int) -> tup
     every = train._replace(losses=table.losses[np.ix_(training, new)])
     costs = table.mean_costs
     pool = graded(validation, new)
-    nothing = pool.rows(np.arange(0))
     names = tuple(table.models[column] for column in new)
-    return Trial(router, names, train, costs[known], nothing, graded(test, new), every, costs[new], seed), pool
+    return Trial(router, names, train, costs[known], pool, pool, graded(test, new), every, costs[new], seed)
 
 
-def _with_validation(trial: Trial, pool: Graded, size: int) -> Trial:
-    return replace(trial, validation=pool.rows(np.arange(size)))
+def with_validation(trial: Trial, size: int) -> Trial:
+    """The same split with this many validation prompts."""
+    return replace(trial, validation=trial.pool.rows(np.arange(size)))
 
 
 def _figures(curve: DeferralCurve) -> tuple[float, float, float, Floats]:

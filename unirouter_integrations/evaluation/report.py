@@ -52,6 +52,7 @@ _FINE = 200
 _LEAST_COST = 1e-300
 _CHANGE = 0.01
 _DPI = 200
+_UNDATED: dict[str, dict[str, str | None]] = {"svg": {"Date": None}, "png": {}}
 _MISSING_GLYPH = "\N{WHITE SQUARE}"
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -119,6 +120,44 @@ def write_report(evaluations: Sequence[Evaluation], path: str | os.PathLike[str]
         parts.append(_look(one.router, pool, one.phi, np.full(len(one.phi), 1 / len(one.phi))))
         parts.append(f"<details><summary>The kinds of prompts</summary>{_kinds(one.router, pool)}</details>")
     _write(path, "Routing models that were not seen before", parts)
+
+
+def write_picture(evaluations: Sequence[Evaluation], path: str | os.PathLike[str]) -> None:
+    """Draw the area against the number of validation prompts, one panel for each set of outcomes.
+
+    Args:
+        evaluations: The results of `evaluate`, one for each set of outcomes.
+        path: A `.svg` or `.png` file.
+
+    Raises:
+        InvalidInputError: If there is nothing to draw, or the file has another ending.
+        MissingDependencyError: If matplotlib is not installed.
+    """
+    check_pictures(path)
+    if not evaluations:
+        msg = "A picture needs at least one evaluation."
+        raise InvalidInputError(msg)
+    kind = Path(path).suffix.lower().removeprefix(".")
+    width = 1 / len(evaluations)
+    figure = _figure(3.6 * len(evaluations), 2.9)[0]
+    figure.clear()
+    for number, one in enumerate(evaluations):
+        axes = figure.add_axes((number * width, 0, 0.78 * width, 1))
+        _draw_learning_curves(one, axes)
+        axes.set_title(_label(one.name), fontsize=10)
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="upper center", bbox_to_anchor=(0.45, -0.14), ncols=4, frameon=False, fontsize=9)
+    data = io.BytesIO()
+    figure.savefig(data, format=kind, dpi=_DPI, bbox_inches="tight", facecolor="white", metadata=_UNDATED[kind])
+    _replace(Path(path), data.getvalue())
+
+
+def check_pictures(path: str | os.PathLike[str] | None = None) -> None:
+    """Raise the error that drawing would raise: matplotlib is missing, or a picture of this name cannot be written."""
+    _figure(1, 1)
+    if path is not None and Path(path).suffix.lower().removeprefix(".") not in _UNDATED:
+        msg = f"The name of a picture should end in .svg or .png, but it is {os.fspath(path)!r}."
+        raise InvalidInputError(msg)
 
 
 def report(router: UniRouter, path: str | os.PathLike[str], prompts: Sequence[str] | None = None) -> None:
@@ -296,10 +335,20 @@ def _deferral_curves(evaluation: Evaluation) -> str:
 
 
 def _learning_curves(evaluation: Evaluation) -> str:
+    figure, axes = _figure(5.2, 3.3)
+    _draw_learning_curves(evaluation, axes)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False, fontsize=8)
+    return _picture(
+        figure,
+        "Area against the number of graded prompts. Bars are ± 1 standard error of the difference to "
+        f"{next(iter(evaluation.areas))}, split by split.",
+    )
+
+
+def _draw_learning_curves(evaluation: Evaluation, axes: Axes) -> None:
     sizes = sorted(evaluation.sizes)
     columns = [evaluation.sizes.index(size) for size in sizes]
     first = next(iter(evaluation.areas))
-    figure, axes = _figure(5.2, 3.3)
     for number, (method, style) in enumerate(_styles(evaluation).items()):
         areas = evaluation.areas[method][:, columns]
         mean, error = areas.mean(axis=0), _paired_error(areas, evaluation.areas[first][:, columns])
@@ -314,12 +363,6 @@ def _learning_curves(evaluation: Evaluation) -> str:
     axes.set_xticks(sizes, labels=list(map(str, sizes)))
     axes.set_xlabel("validation prompts")
     axes.set_ylabel("area")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False, fontsize=8)
-    return _picture(
-        figure,
-        f"Area against the number of graded prompts. Bars are ± 1 standard error of the difference to {first}, split "
-        "by split.",
-    )
 
 
 def _paired_error(values: Floats, against: Floats) -> Floats:
@@ -421,7 +464,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 def _picture(figure: Figure, caption: str) -> str:
     file = io.BytesIO()
-    figure.savefig(file, format="svg", dpi=_DPI, bbox_inches="tight", metadata={"Date": None})
+    figure.savefig(file, format="svg", dpi=_DPI, bbox_inches="tight", metadata=_UNDATED["svg"])
     data, text = base64.b64encode(file.getvalue()).decode(), html.escape(caption)
     image = f'<img alt="{text}" src="data:image/svg+xml;base64,{data}">'
     return f"<figure>{image}<figcaption>{text}</figcaption></figure>"
@@ -458,7 +501,6 @@ def _spans(groups: Mapping[str, int]) -> str:
 
 
 def _write(path: str | os.PathLike[str], title: str, parts: Iterable[str]) -> None:
-    """Write a page so that the file has either its old content or the new one, whatever happens."""
     page = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
@@ -467,11 +509,15 @@ def _write(path: str | os.PathLike[str], title: str, parts: Iterable[str]) -> No
         f"<title>{title}</title><style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n"
     )
     text = page + "\n".join(parts) + "\n</body></html>\n"
-    target = Path(path)
+    _replace(Path(path), text.encode("utf-8", errors="xmlcharrefreplace"))
+
+
+def _replace(target: Path, data: bytes) -> None:
+    """Write a file so that it has either its old content or the new one, whatever happens."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        part.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
+        part.write_bytes(data)
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
