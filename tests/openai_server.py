@@ -1,6 +1,7 @@
 """A server on loopback that speaks the OpenAI chat protocol, for real clients."""
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,11 @@ Answer = Callable[[str, list[dict[str, Any]]], str]
 
 @contextmanager
 def openai_server(answer: Answer) -> Iterator[str]:
-    """Serve `answer(model, messages)` as chat completions, plain and streamed; yields the base URL."""
+    """Serve `answer(model, messages)` as chat completions, plain and streamed; yields the base URL.
+
+    With tools offered, the first one is called until it has answered; the text is in each of its required arguments.
+    With a form to fill in, the text is in each of its required fields.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -24,15 +29,17 @@ def openai_server(answer: Answer) -> Iterator[str]:
             written = len(text.split())
             usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
             common = {"id": "chatcmpl-1", "created": 1, "model": request["model"]}
+            message = _message(request, text)
+            finish = "tool_calls" if "tool_calls" in message else "stop"
             if not request.get("stream"):
-                choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
+                choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}
                 body = {**common, "object": "chat.completion", "choices": [choice], "usage": usage}
                 return self._send("application/json", json.dumps(body).encode())
             chunks: list[dict[str, Any]] = [
-                {"choices": [{"index": 0, "delta": {"role": "assistant", "content": word}, "finish_reason": None}]}
-                for word in text.split(" ")
+                {"choices": [{"index": 0, "delta": {"role": "assistant", **delta}, "finish_reason": None}]}
+                for delta in _deltas(message)
             ]
-            chunks += [{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}]
+            chunks += [{"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}]
             chunks += [{"choices": [], "usage": usage}]
             lines = [json.dumps({**common, "object": "chat.completion.chunk", **chunk}) for chunk in chunks]
             return self._send("text/event-stream", "".join(f"data: {line}\n\n" for line in [*lines, "[DONE]"]).encode())
@@ -57,3 +64,30 @@ def openai_server(answer: Answer) -> Iterator[str]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def _message(request: dict[str, Any], text: str) -> dict[str, Any]:
+    if form := request.get("response_format"):
+        return {"content": _filled(form["json_schema"]["schema"], text)}
+    if request.get("tools") and request["messages"][-1]["role"] != "tool":
+        function = request["tools"][0]["function"]
+        called = {"name": function["name"], "arguments": _filled(function["parameters"], text)}
+        return {"content": None, "tool_calls": [{"id": "call_1", "type": "function", "function": called}]}
+    return {"content": text}
+
+
+def _filled(schema: dict[str, Any], text: str) -> str:
+    return json.dumps(dict.fromkeys(schema["required"], text))
+
+
+def _deltas(message: dict[str, Any]) -> list[dict[str, Any]]:
+    if "tool_calls" not in message:
+        return [{"content": word} for word in _words(message["content"])]
+    (call,) = message["tool_calls"]
+    start = {**call, "function": {**call["function"], "arguments": ""}}
+    rest = [{"function": {"arguments": word}} for word in _words(call["function"]["arguments"])]
+    return [{"tool_calls": [{"index": 0, **part}]} for part in (start, *rest)]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\s*\S+|\s+$", text)

@@ -20,7 +20,7 @@ def test_every_python_block_runs_in_order(tmp_path: Path, monkeypatch: pytest.Mo
     pytest.importorskip("llama_index.core")
     monkeypatch.chdir(tmp_path)
     found = blocks("python")
-    assert len(found) == 5
+    assert len(found) == 7
     namespace: dict[str, object] = {}
     for block in found:
         exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
@@ -31,7 +31,7 @@ def test_the_quoted_decision_is_what_the_router_says(tmp_path: Path, monkeypatch
     """Word for word, up to who would be next."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
-    for block in blocks("python")[:2]:
+    for block in blocks("python")[:3]:
         exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
     said = str(namespace["router"].route("Write a poem about three birds."))  # type: ignore[attr-defined]
     quoted = re.search(r"reads like this: `(.*?)next would", README, re.DOTALL)
@@ -49,13 +49,16 @@ def test_the_table_of_the_example_is_what_it_prints() -> None:
 
 def test_the_shell_blocks_name_files_and_options_that_exist() -> None:
     """The two set-up commands stand first; CI runs them as they are. The examples they name are there."""
-    run, test, real = blocks("sh")
+    run, test, real, measure = blocks("sh")
     assert run.startswith("python3 -m venv .venv && .venv/bin/pip install")
     assert test.startswith("python3 -m venv .venv && .venv/bin/pip install")
     assert test.strip().endswith("-m pytest")
     for script in re.findall(r"examples/\w+\.py", README):
         assert (ROOT / script).is_file()
     assert "--model openai:gpt-5-nano=0.05,0.40" in real
+    assert measure.startswith("unirouter evaluate ")
+    for option in re.findall(r"--[\w-]+", measure):
+        assert option in (ROOT / "unirouter_integrations" / "cli.py").read_text()
 
 
 def test_links_lead_to_files() -> None:

@@ -82,6 +82,7 @@ class RoutingDecision(Candidate):
         cost_weight: The trade-off lambda it was made with.
         familiarity: From 1, a prompt like those the router was fitted on, to 0, one unlike all of them, of which only
             the models' mean errors are known.
+        excluded: The models that cannot take the call at all, each with the reason.
     """
 
     cluster: int
@@ -90,6 +91,7 @@ class RoutingDecision(Candidate):
     familiarity: float
     _pool: Pool = dataclass_field(repr=False, compare=False)
     _phi: Floats = dataclass_field(repr=False, compare=False)
+    excluded: Mapping[str, str] = dataclass_field(default_factory=dict, hash=False)
 
     @property
     def ranking(self) -> tuple[Candidate, ...]:
@@ -110,7 +112,10 @@ class RoutingDecision(Candidate):
 
     def as_dict(self) -> dict[str, Any]:
         """The decision as plain JSON, without the ranking."""
-        return {name: value for name, value in vars(self).items() if name not in {"terms", "_pool", "_phi"}}
+        plain = {
+            name: value for name, value in vars(self).items() if name not in {"terms", "_pool", "_phi", "excluded"}
+        }
+        return {**plain, "excluded": dict(self.excluded)} if self.excluded else plain
 
     def __str__(self) -> str:
         kind = f"cluster {self.cluster}" + (f" ({', '.join(self.terms[:3])})" if self.terms else "")
@@ -120,7 +125,8 @@ class RoutingDecision(Candidate):
         against = (
             f"; next would be {others[0].model}, {_describe(others[0])}" if others else "; it is the only candidate"
         )
-        return f"{self.model} for {kind}: {_describe(self)}{against} (cost weight {self.cost_weight:.3g})."
+        without = "".join(f" Without {name}: {reason}." for name, reason in self.excluded.items())
+        return f"{self.model} for {kind}: {_describe(self)}{against} (cost weight {self.cost_weight:.3g}).{without}"
 
 
 class Pool:

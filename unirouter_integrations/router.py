@@ -330,6 +330,10 @@ class UniRouter:
         """The vectors of some prompts, `(n, d)`, as the router sees them."""
         return self._clusters.embed(prompts)
 
+    async def aembed(self, prompts: Sequence[str]) -> Vectors:
+        """`embed`, awaited."""
+        return await self._clusters.aembed(prompts)
+
     def expected_errors(
         self,
         prompts: Sequence[str] | None = None,

@@ -289,12 +289,6 @@ def test_a_chain_in_the_place_of_a_model_is_named(router: UniRouter) -> None:
         ChatUniRouter(router=router, models={"poet": chain}).invoke("a poem")
 
 
-def test_tools_are_not_bound_yet_and_it_says_what_to_do(llm: ChatUniRouter) -> None:
-    """Rather than losing them."""
-    with pytest.raises(NotImplementedError, match=r"bind them to its models"):
-        llm.bind_tools([])
-
-
 async def test_models_may_come_and_go_during_calls(llm: ChatUniRouter) -> None:
     """Threads register and remove a model while others call: no error, and each answer is of the model it names."""
     profile = llm.router.profile("calendar", TOY_PROMPTS, toy_losses(), cost=0.5)

@@ -5,21 +5,25 @@ tokens twice, stream them twice and lose bound tools; delegating, every call is 
 """
 
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, NamedTuple, TypeVar, cast
 
 from langchain_core.callbacks import CallbackManagerForLLMRun, Callbacks
 from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
-from langchain_core.runnables import Runnable, RunnableConfig
-from langchain_core.runnables.config import ensure_config, merge_configs
-from pydantic import ConfigDict, PlainValidator, model_validator
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables.config import ensure_config, get_config_list, merge_configs
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, model_validator
 from typing_extensions import override
 
 from unirouter_integrations.decision import RoutingDecision
-from unirouter_integrations.errors import InvalidInputError
+from unirouter_integrations.embedding import Vectors
+from unirouter_integrations.errors import InvalidInputError, NoModelError, UnknownModelError
+from unirouter_integrations.langchain.capabilities import joint_profile, needs_of, why_not
+from unirouter_integrations.langchain.messages import last_human_text
 from unirouter_integrations.profiles import LLMProfile
 from unirouter_integrations.router import UniRouter
 
@@ -35,6 +39,27 @@ class _Routed(NamedTuple):
     input: Any
     decision: RoutingDecision
     model: Model
+
+
+class _Operation(NamedTuple):
+    """A method to be called on whichever model is chosen: `bind_tools` or `with_structured_output`."""
+
+    method: str
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+    @property
+    def asks_for(self) -> str:
+        """The capability it needs."""
+        return "tool_calling" if self.method == "bind_tools" else "structured_output"
+
+
+class _Terms(NamedTuple):
+    """The terms of one call: lambda, the names that may take it, and why others may not."""
+
+    cost_weight: float | None
+    among: tuple[str, ...]
+    excluded: tuple[tuple[str, str], ...]
 
 
 def _checked_models(models: object) -> dict[str, Model]:
@@ -86,6 +111,8 @@ class ChatUniRouter(BaseChatModel):
     router: UniRouter
     models: Annotated[dict[str, Any], PlainValidator(_checked_models)]
     cost_weight: float | None = None
+    operations: tuple[Any, ...] = Field(default=(), exclude=True, repr=False)
+    _prepared: dict[str, tuple[Model, Model]] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _check_profiles(self) -> "ChatUniRouter":
@@ -152,8 +179,9 @@ class ChatUniRouter(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AIMessage:
-        routed = self._route([input])[0]
-        return _noted(routed.model.invoke(routed.input, self._config(routed, config), **_with(stop, kwargs)), routed)
+        given = ensure_config(config)
+        routed, kwargs = self._route([input], [given], kwargs)
+        return self._noted(routed[0].model.invoke(*self._call(routed[0], given), **_with(stop, kwargs)), routed[0])
 
     @override
     async def ainvoke(
@@ -164,9 +192,10 @@ class ChatUniRouter(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AIMessage:
-        routed = (await self._aroute([input]))[0]
-        answer = await routed.model.ainvoke(routed.input, self._config(routed, config), **_with(stop, kwargs))
-        return _noted(answer, routed)
+        given = ensure_config(config)
+        routed, kwargs = await self._aroute([input], [given], kwargs)
+        answer = await routed[0].model.ainvoke(*self._call(routed[0], given), **_with(stop, kwargs))
+        return self._noted(answer, routed[0])
 
     @override
     def stream(
@@ -177,11 +206,12 @@ class ChatUniRouter(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
-        routed = self._route([input])[0]
-        chunks = routed.model.stream(routed.input, self._config(routed, config), **_with(stop, kwargs))
+        given = ensure_config(config)
+        routed, kwargs = self._route([input], [given], kwargs)
+        chunks = routed[0].model.stream(*self._call(routed[0], given), **_with(stop, kwargs))
         first = True
         for chunk in chunks:
-            yield cast("AIMessageChunk", _noted(chunk, routed) if first else chunk)
+            yield cast("AIMessageChunk", self._noted(chunk, routed[0]) if first else chunk)
             first = False
 
     @override
@@ -193,16 +223,40 @@ class ChatUniRouter(BaseChatModel):
         stop: list[str] | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
-        routed = (await self._aroute([input]))[0]
-        chunks = routed.model.astream(routed.input, self._config(routed, config), **_with(stop, kwargs))
+        given = ensure_config(config)
+        routed, kwargs = await self._aroute([input], [given], kwargs)
+        chunks = routed[0].model.astream(*self._call(routed[0], given), **_with(stop, kwargs))
         first = True
         try:
             async for chunk in chunks:
-                yield cast("AIMessageChunk", _noted(chunk, routed) if first else chunk)
+                yield cast("AIMessageChunk", self._noted(chunk, routed[0]) if first else chunk)
                 first = False
         finally:  # closed early, this stream closes the model's at once
             if isinstance(chunks, AsyncGenerator):
                 await chunks.aclose()
+
+    @override
+    def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Events of the chosen model's run; with `version="v3"` a stream of its content blocks."""
+        if kwargs.get("version") != "v3":
+            return super().stream_events(input, config, **kwargs)
+        given = ensure_config(config)
+        routed, kwargs = self._route([input], [given], kwargs)
+        return routed[0].model.stream_events(*self._call(routed[0], given), **kwargs)
+
+    @override
+    def astream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Events of the chosen model's run; with `version="v3"`, awaited, a stream of its content blocks."""
+        if kwargs.get("version") != "v3":
+            return super().astream_events(input, config, **kwargs)
+
+        async def chosen() -> Any:
+            given = ensure_config(config)
+            routed, left = await self._aroute([input], [given], kwargs)
+            stream: Any = routed[0].model.astream_events(*self._call(routed[0], given), **left)
+            return await stream
+
+        return chosen()
 
     @override
     def batch(
@@ -214,12 +268,12 @@ class ChatUniRouter(BaseChatModel):
         **kwargs: Any,
     ) -> list[AIMessage]:
         """Route all inputs with one call of the embedder, then call the chosen models in parallel."""
+        routed: list[Any] = inputs
         try:
-            routed: list[Any] = self._route(inputs)
+            routed, kwargs = self._route(inputs, get_config_list(config, len(inputs)), kwargs)
         except Exception:
             if not return_exceptions:
-                raise
-            routed = inputs  # each is routed alone then, and its error returned in its place
+                raise  # otherwise each is routed alone, and its error returned in its place
         return super().batch(routed, config, return_exceptions=return_exceptions, **kwargs)
 
     @override
@@ -232,12 +286,12 @@ class ChatUniRouter(BaseChatModel):
         **kwargs: Any,
     ) -> list[AIMessage]:
         """Route all inputs with one call of the embedder, then call the chosen models concurrently."""
+        routed: list[Any] = inputs
         try:
-            routed: list[Any] = await self._aroute(inputs)
+            routed, kwargs = await self._aroute(inputs, get_config_list(config, len(inputs)), kwargs)
         except Exception:
             if not return_exceptions:
                 raise
-            routed = inputs
         return await super().abatch(routed, config, return_exceptions=return_exceptions, **kwargs)
 
     @override
@@ -276,11 +330,54 @@ class ChatUniRouter(BaseChatModel):
     def bind_tools(
         self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any
     ) -> Runnable[LanguageModelInput, AIMessage]:
-        msg = (
-            "ChatUniRouter does not bind tools yet; bind them to its models: "
-            "models={name: model.bind_tools(tools), ...}."
-        )
-        raise NotImplementedError(msg)
+        """Bind tools to whichever model is chosen; models that take no tools are left out.
+
+        Args:
+            tools: Tools, functions, pydantic classes or schemas, as every chat model takes them.
+            tool_choice: Which tool has to be called, as the models take it.
+            kwargs: What else the models' `bind_tools` takes.
+        """
+        if tool_choice is not None:
+            kwargs["tool_choice"] = tool_choice
+        return RunnableBinding(bound=self._with_operation("bind_tools", tools, **kwargs), kwargs={}, config={})
+
+    @override
+    def with_structured_output(
+        self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """Have whichever model is chosen answer in this form; models that cannot are left out.
+
+        Args:
+            schema: A pydantic class, a TypedDict or a JSON schema.
+            include_raw: Whether the answer comes with the raw message and the parsing error.
+            kwargs: What else the models' `with_structured_output` takes, such as `method` and `strict`.
+        """
+        copy = self._with_operation("with_structured_output", schema, include_raw=include_raw, **kwargs)
+        return RunnableBinding(bound=copy, kwargs={}, config={})
+
+    @override
+    def get_num_tokens(self, text: str) -> int:
+        """As the first of the models counts them."""
+        return self._reference().get_num_tokens(text)
+
+    @override
+    def get_token_ids(self, text: str) -> list[int]:
+        """As the first of the models counts them."""
+        return self._reference().get_token_ids(text)
+
+    @override
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """As the first of the models counts them."""
+        return self._reference().get_num_tokens_from_messages(messages, tools)
+
+    @override
+    def _resolve_model_profile(self) -> Any:
+        return joint_profile(self.models.values())
+
+    @override
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        return {**params, "ls_provider": "unirouter", "ls_model_name": kwargs.get("model") or "unirouter"}
 
     @override
     def _generate(
@@ -307,46 +404,145 @@ class ChatUniRouter(BaseChatModel):
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         return [("models", list(self.models)), ("router", self.router), ("cost_weight", self.cost_weight)]
 
-    def _route(self, inputs: Sequence[Any]) -> list[_Routed]:
+    def _route(
+        self, inputs: Sequence[Any], configs: Sequence[RunnableConfig], kwargs: dict[str, Any]
+    ) -> tuple[list[_Routed], dict[str, Any]]:
+        """Each input with its model, and what is left of the keywords."""
         if _are_routed(inputs):
-            return list(inputs)
+            return list(inputs), kwargs
+        messages = [self._convert_input(item).to_messages() for item in inputs]
         models = dict(self.models)
-        decisions = self.router.route_many(self._texts(inputs), **self._conditions(models))
-        return _dispatched(inputs, decisions, models)
+        terms, left = self._terms(messages, configs, kwargs, models)
+        vectors = self.router.embed(list(map(last_human_text, messages)))
+        return self._dispatched(inputs, self._decided(vectors, terms), models), left
 
-    async def _aroute(self, inputs: Sequence[Any]) -> list[_Routed]:
+    async def _aroute(
+        self, inputs: Sequence[Any], configs: Sequence[RunnableConfig], kwargs: dict[str, Any]
+    ) -> tuple[list[_Routed], dict[str, Any]]:
         if _are_routed(inputs):
-            return list(inputs)
+            return list(inputs), kwargs
+        messages = [self._convert_input(item).to_messages() for item in inputs]
         models = dict(self.models)
-        decisions = await self.router.aroute_many(self._texts(inputs), **self._conditions(models))
-        return _dispatched(inputs, decisions, models)
+        terms, left = self._terms(messages, configs, kwargs, models)
+        vectors = await self.router.aembed(list(map(last_human_text, messages)))
+        return self._dispatched(inputs, self._decided(vectors, terms), models), left
 
-    def _conditions(self, models: dict[str, Model]) -> dict[str, Any]:
-        return {"cost_weight": self.cost_weight, "among": self.router.registered(models)}
+    def _terms(
+        self,
+        messages: Sequence[list[BaseMessage]],
+        configs: Sequence[RunnableConfig],
+        kwargs: dict[str, Any],
+        models: dict[str, Model],
+    ) -> tuple[list[_Terms], dict[str, Any]]:
+        left, forced = kwargs, None
+        if kwargs.get("model") in models:
+            left = {key: value for key, value in kwargs.items() if key != "model"}
+            forced = kwargs["model"]
+        asked_for = {operation.asks_for for operation in self.operations}
+        asked_for |= {"tool_calling"} if kwargs.get("tools") else set()
+        return [
+            self._terms_of(each, config.get("configurable") or {}, forced, asked_for, models)
+            for each, config in zip(messages, configs, strict=True)
+        ], left
 
-    def _texts(self, inputs: Sequence[LanguageModelInput]) -> list[str]:
-        return [self._text(item) for item in inputs]
+    def _terms_of(
+        self,
+        messages: list[BaseMessage],
+        configurable: Mapping[str, Any],
+        forced: str | None,
+        asked_for: set[str],
+        models: dict[str, Model],
+    ) -> _Terms:
+        weight = configurable.get("unirouter_cost_weight", self.cost_weight)
+        among = configurable.get("unirouter_among")
+        forced = forced or configurable.get("unirouter_model")
+        names = [forced] if forced is not None else list(models if among is None else among)
+        unknown = [name for name in names if name not in models]
+        if unknown:
+            msg = f"There is no model {unknown[0]!r}; the models are {', '.join(map(repr, models))}."
+            raise UnknownModelError(msg)
+        needs = needs_of(messages, asked_for)
+        reasons = {name: reason for name in names if (reason := why_not(models[name], needs)) is not None}
+        able = tuple(name for name in names if name not in reasons)
+        if not able:
+            why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+            msg = f"None of the models can take this call. {why}. Register one that can."
+            raise NoModelError(msg)
+        return _Terms(weight, able, tuple(reasons.items()))
 
-    def _text(self, prompt: LanguageModelInput) -> str:
-        """What a prompt is judged by: its last human message that has text, or all of it if there is none."""
-        messages = self._convert_input(prompt).to_messages()
-        human = [text for message in messages if _is_human(message) and (text := message.text)]
-        return human[-1] if human else "\n".join(message.text for message in messages)
+    def _decided(self, vectors: Vectors, terms: Sequence[_Terms]) -> list[RoutingDecision]:
+        """One decision for each input; inputs on the same terms are routed together."""
+        rows: dict[_Terms, list[int]] = {}
+        for row, one in enumerate(terms):
+            rows.setdefault(one, []).append(row)
+        decisions: dict[int, RoutingDecision] = {}
+        for one, members in rows.items():
+            pool = self.router.registered(one.among)
+            found = self.router.route_many(vectors=vectors[members], cost_weight=one.cost_weight, among=pool)
+            if one.excluded:
+                found = [replace(decision, excluded=dict(one.excluded)) for decision in found]
+            decisions.update(zip(members, found, strict=True))
+        return [decisions[row] for row in range(len(terms))]
 
-    def _config(self, routed: _Routed, config: RunnableConfig | None) -> RunnableConfig:
-        """The caller's config with what was given to the constructor, and the decision, for the trace."""
-        given = ensure_config(config)
-        own = RunnableConfig(tags=[*(self.tags or []), "unirouter"], metadata=self.metadata or {})
-        if self.callbacks is not None:
-            own["callbacks"] = _not_yet_in(given.get("callbacks"), self.callbacks)
-        merged = merge_configs(own, given)
+    def _dispatched(
+        self, inputs: Sequence[Any], decisions: Sequence[RoutingDecision], models: dict[str, Model]
+    ) -> list[_Routed]:
+        return [
+            _Routed(item, decision, self._prepare(decision.model, models[decision.model]))
+            for item, decision in zip(inputs, decisions, strict=True)
+        ]
+
+    def _prepare(self, name: str, model: Model) -> Model:
+        """The model with tools or a schema bound, made when it is first chosen and again if it was replaced."""
+        if not self.operations:
+            return model
+        known = self._prepared.get(name)
+        if known is None or known[0] is not model:
+            prepared: Any = model
+            for operation in self.operations:
+                prepared = getattr(prepared, operation.method)(*operation.arguments, **operation.keywords)
+            self._prepared[name] = known = (model, prepared)
+        return known[1]
+
+    def _with_operation(self, method: str, /, *arguments: Any, **keywords: Any) -> "ChatUniRouter":
+        copy = self.model_copy(update={"operations": (*self.operations, _Operation(method, arguments, keywords))})
+        copy._prepared = {}  # noqa: SLF001  # the copy's own: what is bound differs
+        return copy
+
+    def _reference(self) -> BaseChatModel:
+        return cast("BaseChatModel", next(iter(self.models.values())))
+
+    def _call(self, routed: _Routed, given: RunnableConfig) -> tuple[Any, RunnableConfig]:
+        """The input, and the caller's config with what the constructor was given and, for the trace, the decision."""
         decision = {f"unirouter_{key}": value for key, value in routed.decision.as_dict().items()}
-        merged["metadata"] = {**merged.get("metadata", {}), **decision}
-        return merged
+        config = RunnableConfig(
+            **{
+                **given,
+                "tags": [*(self.tags or []), "unirouter", *(given.get("tags") or [])],
+                "metadata": {**(self.metadata or {}), **(given.get("metadata") or {}), **decision},
+            }
+        )
+        if self.callbacks is not None:
+            own = RunnableConfig(callbacks=_not_yet_in(given.get("callbacks"), self.callbacks))
+            config = merge_configs(own, config)
+        return routed.input, config
 
+    def _noted(self, answer: M, routed: _Routed) -> M:
+        """A copy of the answer that says which model gave it and why; the original may be a cache's.
 
-def _is_human(message: BaseMessage) -> bool:
-    return isinstance(message, HumanMessage) or getattr(message, "role", None) in {"user", "human"}
+        Of routers inside routers, the innermost decision is the one that names the model. What a structured output is
+        parsed to has no place for a note.
+        """
+        if any(operation.method == "with_structured_output" for operation in self.operations):
+            return answer
+        if not isinstance(answer, AIMessage):
+            msg = (
+                f"The model {routed.decision.model!r} answered with {type(answer).__name__}, not with an AIMessage. "
+                "Register the chat model itself, without a parser behind it."
+            )
+            raise InvalidInputError(msg)
+        metadata = {"unirouter": routed.decision.as_dict(), **answer.response_metadata}
+        return answer.model_copy(update={"response_metadata": metadata})
 
 
 def _not_yet_in(given: Callbacks, own: Callbacks) -> Callbacks:
@@ -359,25 +555,6 @@ def _not_yet_in(given: Callbacks, own: Callbacks) -> Callbacks:
 
 def _are_routed(inputs: Sequence[Any]) -> bool:
     return bool(inputs) and all(isinstance(item, _Routed) for item in inputs)
-
-
-def _dispatched(inputs: Sequence[Any], decisions: Sequence[RoutingDecision], models: dict[str, Model]) -> list[_Routed]:
-    return [_Routed(item, decision, models[decision.model]) for item, decision in zip(inputs, decisions, strict=True)]
-
-
-def _noted(message: M, routed: _Routed) -> M:
-    """A copy of the answer that says which model gave it and why; the original may be a cache's.
-
-    Of routers inside routers, the innermost decision is the one that names the model.
-    """
-    if not isinstance(message, AIMessage):
-        msg = (
-            f"The model {routed.decision.model!r} answered with {type(message).__name__}, not with an AIMessage. "
-            "Register the chat model itself, without a parser behind it."
-        )
-        raise InvalidInputError(msg)
-    metadata = {"unirouter": routed.decision.as_dict(), **message.response_metadata}
-    return message.model_copy(update={"response_metadata": metadata})
 
 
 def _with(stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
