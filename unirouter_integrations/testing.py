@@ -190,8 +190,6 @@ def _value(schema: dict[str, Any], text: str, numbers: Iterator[float]) -> Any:
             value = next(numbers, 1)
         case "boolean":
             value = True
-        case "null":
-            value = None
     return value
 
 

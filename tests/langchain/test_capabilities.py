@@ -177,6 +177,8 @@ async def test_a_call_can_be_steered_by_its_config(llm: ChatUniRouter) -> None:
     assert [answer.response_metadata["unirouter"]["model"] for answer in answers] == ["poet", "abacus"]
     with pytest.raises(UnknownModelError, match="no model 'nobody'; the models are 'abacus'"):
         chosen({"configurable": {"unirouter_model": "nobody"}})
+    with pytest.raises(UnknownModelError, match="no model 'nobody'"):
+        chosen(None, model="nobody")
     with pytest.raises(ValueError, match="cost_weight should be a number"):
         chosen({"configurable": {"unirouter_cost_weight": -1}})
 

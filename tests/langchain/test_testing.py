@@ -4,7 +4,7 @@ import copy
 import json
 import subprocess
 import sys
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from langchain.agents import create_agent
@@ -35,6 +35,14 @@ class Leg(BaseModel):
     nights: int
 
 
+class Window(BaseModel):
+    seat: Literal["window"]
+
+
+class Aisle(BaseModel):
+    seat: Literal["aisle"]
+
+
 class Trip(BaseModel):
     """A trip."""
 
@@ -45,6 +53,7 @@ class Trip(BaseModel):
     price: float | None
     guests: dict[str, str]
     booked: bool
+    place: Annotated[Window | Aisle, Field(discriminator="seat")]
     remark: str = "none"
 
 
@@ -56,6 +65,7 @@ TRIP = Trip(
     price=99.5,
     guests={},
     booked=True,
+    place=Window(seat="window"),
 )
 
 

@@ -89,6 +89,11 @@ class ChatUniRouter(BaseChatModel):
     `response_metadata["unirouter"]` (of a stream: on its first chunk); the run's trace carries it as metadata
     `unirouter_model`, `unirouter_cluster` and so on. Errors of the chosen model pass through unchanged.
 
+    A call may have its own terms: `config={"configurable": {...}}` with `unirouter_cost_weight`, `unirouter_among` (names)
+    or `unirouter_model` (a name), or the keyword `model="<name>"`. Models that cannot take a call at all, by their
+    `profile` (no tools, no images, too long an input), are left out of it; the decision holds the reasons. `output_version`
+    is each model's own.
+
     Attributes:
         router: The fitted router, with a profile registered for each of the models.
         models: The chat models by name; any of them may have arguments bound. The dict is kept, not copied.
@@ -434,10 +439,8 @@ class ChatUniRouter(BaseChatModel):
         kwargs: dict[str, Any],
         models: dict[str, Model],
     ) -> tuple[list[_Terms], dict[str, Any]]:
-        left, forced = kwargs, None
-        if kwargs.get("model") in models:
-            left = {key: value for key, value in kwargs.items() if key != "model"}
-            forced = kwargs["model"]
+        left = {key: value for key, value in kwargs.items() if key != "model"}
+        forced = kwargs.get("model")
         asked_for = {operation.asks_for for operation in self.operations}
         asked_for |= {"tool_calling"} if kwargs.get("tools") else set()
         return [
