@@ -89,10 +89,10 @@ class ChatUniRouter(BaseChatModel):
     `response_metadata["unirouter"]` (of a stream: on its first chunk); the run's trace carries it as metadata
     `unirouter_model`, `unirouter_cluster` and so on. Errors of the chosen model pass through unchanged.
 
-    A call may have its own terms: `config={"configurable": {...}}` with `unirouter_cost_weight`, `unirouter_among` (names)
-    or `unirouter_model` (a name), or the keyword `model="<name>"`. Models that cannot take a call at all, by their
-    `profile` (no tools, no images, too long an input), are left out of it; the decision holds the reasons. `output_version`
-    is each model's own.
+    A call may have its own terms: `config={"configurable": {...}}` with `unirouter_cost_weight`, `unirouter_among`
+    (names) or `unirouter_model` (a name), or the keyword `model="<name>"`. Models that cannot take a call at all, by
+    their `profile` (no tools, no images, too long an input), are left out of it; the decision holds the reasons.
+    `output_version` is each model's own.
 
     Attributes:
         router: The fitted router, with a profile registered for each of the models.
