@@ -91,3 +91,12 @@ def test_models_named_badly_are_refused_before_any_call(arguments: list[str], me
     assert result.returncode == 1
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_the_agent_keeps_its_tools_whichever_model_is_chosen() -> None:
+    """Questions go to different models, each explained; nothing is live."""
+    pytest.importorskip("langchain")
+    result = run("agent_with_tools.py")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "LOCAL PROGRAMS" in result.stdout
+    assert len(set(re.findall(r"(\w+) for (?:cluster|a prompt)", result.stdout))) >= 2

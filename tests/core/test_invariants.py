@@ -145,6 +145,16 @@ def test_a_vector_is_routed_without_scikit_learn() -> None:
     assert (result.stdout, result.stderr) == ("m False\n", "")
 
 
+def test_the_langchain_face_needs_only_langchain_core() -> None:
+    """The middleware is imported when it is asked for."""
+    result = run("""
+        import sys
+        import unirouter_integrations.langchain
+        print(sorted({name.split(".")[0] for name in sys.modules} & {"langchain", "langgraph"}))
+    """)
+    assert (result.stdout, result.stderr) == ("[]\n", "")
+
+
 def test_the_langchain_face_without_langchain_says_what_to_install() -> None:
     """The remedy is in the message, and it is an ImportError."""
     result = run("""

@@ -1,4 +1,6 @@
-"""The LangChain face: a chat model that picks, for each call, among chat models."""
+"""The LangChain face: a chat model that picks, for each call, among chat models; and the same for agents."""
+
+from typing import TYPE_CHECKING, Any
 
 from unirouter_integrations.errors import MissingDependencyError
 
@@ -10,4 +12,22 @@ except ImportError as error:
 
 from unirouter_integrations.langchain.chat_models import ChatUniRouter
 
-__all__ = ["ChatUniRouter"]
+if TYPE_CHECKING:
+    from unirouter_integrations.langchain.decision_model import UniRouteDecisionModel
+    from unirouter_integrations.langchain.middleware import UniRouterMiddleware
+
+__all__ = ["ChatUniRouter", "UniRouteDecisionModel", "UniRouterMiddleware"]
+
+
+def __getattr__(name: str) -> Any:
+    """These two need more than langchain-core, so they are imported when they are asked for."""
+    if name == "UniRouterMiddleware":
+        from unirouter_integrations.langchain.middleware import UniRouterMiddleware
+
+        return UniRouterMiddleware
+    if name == "UniRouteDecisionModel":
+        from unirouter_integrations.langchain.decision_model import UniRouteDecisionModel
+
+        return UniRouteDecisionModel
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

@@ -1,0 +1,503 @@
+"""The agent middleware, through the front door: `create_agent(..., middleware=[UniRouterMiddleware(...)])`."""
+
+import json
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pytest
+from conftest import TOY_PROMPTS, toy_embed, toy_losses
+from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
+from langchain_core.embeddings import Embeddings
+from langchain_core.language_models import BaseChatModel, FakeListChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages.tool import tool_call
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.runnables import Runnable
+from langchain_core.tools import tool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from pydantic import BaseModel, Field
+
+from unirouter_integrations import InvalidInputError, NoModelError, UniRouter
+
+pytest.importorskip("langchain.agents")
+
+from langchain.agents import create_agent
+from langchain.agents.middleware import ModelFallbackMiddleware, wrap_model_call
+from langgraph.checkpoint.memory import InMemorySaver
+
+from unirouter_integrations.langchain import UniRouterMiddleware
+from unirouter_integrations.langchain import middleware as module
+
+USAGE: Any = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+MODES: list[Literal["run", "call"]] = ["run", "call"]
+
+
+class Agentic(BaseChatModel):
+    """Calls the first of its tools once per question, then answers with its name and what the tool said."""
+
+    model_name: str
+    provider: str = "openai"
+    error: Exception | None = None
+    sent: list[tuple[list[BaseMessage], dict[str, Any]]] = Field(default_factory=list)
+
+    @property
+    def _llm_type(self) -> str:
+        return f"{self.provider}-chat"
+
+    def bind_tools(self, tools: Any, *, tool_choice: str | None = None, **kwargs: Any) -> Runnable[Any, AIMessage]:
+        return self.bind(tools=[convert_to_openai_tool(each)["function"] for each in tools], **kwargs)
+
+    def _generate(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> ChatResult:
+        self.sent.append((messages, kwargs))
+        if self.error is not None:
+            raise self.error
+        metadata = {"model_name": self.model_name, "model_provider": self.provider}
+        message = AIMessage(self._said(messages, kwargs), usage_metadata=USAGE, response_metadata=metadata)
+        if (tools := kwargs.get("tools")) and not isinstance(messages[-1], ToolMessage):
+            arguments = {"by": self.model_name} if tools[0]["name"] == "Verdict" else {}
+            message.tool_calls = [tool_call(name=tools[0]["name"], args=arguments, id=f"call {len(messages)}")]
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _stream(self, messages: Any, stop: Any = None, run_manager: Any = None, **kwargs: Any) -> Any:
+        return self._chunks(messages, kwargs)
+
+    def _chunks(self, messages: list[BaseMessage], kwargs: dict[str, Any]) -> Iterator[ChatGenerationChunk]:
+        whole = self._generate(messages, **kwargs).generations[0].message
+        assert isinstance(whole, AIMessage)
+        for word in whole.text.split():
+            yield ChatGenerationChunk(message=AIMessageChunk(content=f"{word} "))
+        end = AIMessageChunk(
+            content="", tool_calls=whole.tool_calls, usage_metadata=USAGE, response_metadata=whole.response_metadata
+        )
+        yield ChatGenerationChunk(message=end)
+
+    def _said(self, messages: list[BaseMessage], kwargs: dict[str, Any]) -> str:
+        if "response_format" in kwargs:
+            return json.dumps({"by": self.model_name})
+        return f"{self.model_name} {messages[-1].text}"
+
+
+class Verdict(BaseModel):
+    """Who answered."""
+
+    by: str
+
+
+@tool
+def look() -> str:
+    """Look."""
+    return "seen"
+
+
+@pytest.fixture
+def models(router: UniRouter) -> dict[str, Agentic]:
+    return {name: Agentic(model_name=name) for name in router.models}
+
+
+def agent_of(router: UniRouter, models: Any, *, tools: Any = (), after: Any = (), **settings: Any) -> Any:
+    """An agent whose own model always fails: whatever is answered was routed."""
+    own = {key: settings.pop(key) for key in ("cost_weight", "route_on") if key in settings}
+    never = Agentic(model_name="never", error=AssertionError("the agent's own model was called"))
+    middleware: Any = [UniRouterMiddleware(router, models, **own), *after]
+    return create_agent(never, list(tools), middleware=middleware, **settings)
+
+
+def asked(text: str) -> dict[str, Any]:
+    return {"messages": [HumanMessage(text)]}
+
+
+def answers(result: dict[str, Any]) -> list[str]:
+    return [message.text for message in result["messages"] if isinstance(message, AIMessage)]
+
+
+@pytest.mark.parametrize("route_on", MODES)
+async def test_each_question_goes_to_its_model_and_the_decision_is_in_the_result(
+    router: UniRouter, models: dict[str, Agentic], route_on: str
+) -> None:
+    """Sync and async, with the whole loop of tool calls; the decision is that of the router, as plain JSON."""
+    agent = agent_of(router, models, tools=[look], route_on=route_on)
+    for question, name in (("a sum", "abacus"), ("a poem", "poet"), ("a date", "oracle")):
+        for result in (agent.invoke(asked(question)), await agent.ainvoke(asked(question))):
+            assert answers(result) == [f"{name} {question}", f"{name} seen"]
+            assert result["unirouter_route"] == router.route(question).as_dict()
+            assert {type(value) for value in result["unirouter_route"].values()} <= {str, int, float}
+
+
+async def test_the_async_agent_awaits_the_embedder(models: dict[str, Agentic]) -> None:
+    """It never calls the blocking one."""
+
+    class Awaited(Embeddings):
+        blocking = True
+
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            assert self.blocking, "a blocking call of the embedder"
+            return toy_embed(texts).tolist()  # type: ignore[no-any-return]
+
+        def embed_query(self, text: str) -> list[float]:
+            return self.embed_documents([text])[0]
+
+        async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+            return toy_embed(texts).tolist()  # type: ignore[no-any-return]
+
+    embedder = Awaited()
+    awaiting = UniRouter.fit(TOY_PROMPTS, embedder=embedder, n_clusters=3)
+    awaiting.register(awaiting.profile("poet", TOY_PROMPTS, toy_losses("sum", "date"), cost=2))
+    embedder.blocking = False
+    for route_on in MODES:
+        agent = agent_of(awaiting, {"poet": models["poet"]}, route_on=route_on)
+        assert answers(await agent.ainvoke(asked("a poem"))) == ["poet a poem"]
+
+
+def test_the_model_itself_is_called(router: UniRouter) -> None:
+    """No copy of it: models may keep clients, tokens or counts on themselves."""
+    poet = FakeListChatModel(responses=["first", "second"])
+    agent = agent_of(router, {"poet": poet})
+    assert [*answers(agent.invoke(asked("a poem"))), *answers(agent.invoke(asked("a poem")))] == ["first", "second"]
+
+
+@pytest.mark.parametrize("route_on", MODES)
+def test_a_question_is_embedded_once(models: dict[str, Agentic], route_on: str) -> None:
+    """However many calls it takes."""
+    embedded: list[str] = []
+
+    def embed(texts: list[str]) -> Any:
+        embedded.extend(texts)
+        return toy_embed(texts)
+
+    counted = UniRouter.fit(TOY_PROMPTS, embedder=embed, n_clusters=3)
+    counted.register(counted.profile("poet", TOY_PROMPTS, toy_losses("sum", "date"), cost=2))
+    embedded.clear()
+    agent_of(counted, {"poet": models["poet"]}, tools=[look], route_on=route_on).invoke(asked("a poem"))
+    assert embedded == ["a poem"]
+
+
+@pytest.mark.parametrize("route_on", MODES)
+def test_a_loop_of_tool_calls_stays_with_its_model(
+    router: UniRouter, models: dict[str, Agentic], route_on: str
+) -> None:
+    """Even if a better one joins on the way, which takes the next question."""
+
+    @tool
+    def recruit() -> str:
+        """Let a better model join."""
+        models["calendar"] = Agentic(model_name="calendar")
+        router.register(router.profile("calendar", TOY_PROMPTS, toy_losses(), cost=0))
+        return "joined"
+
+    agent = agent_of(router, models, tools=[recruit], route_on=route_on)
+    assert answers(agent.invoke(asked("a date"))) == ["oracle a date", "oracle joined"]
+    assert answers(agent.invoke(asked("a date"))) == ["calendar a date", "calendar joined"]
+
+
+@pytest.mark.parametrize("route_on", MODES)
+@pytest.mark.parametrize("leave", ["router", "models"])
+async def test_a_model_that_leaves_in_the_loop_is_replaced(
+    router: UniRouter, models: dict[str, Agentic], route_on: str, leave: str
+) -> None:
+    """The question is decided anew among those that are left, and the state says so."""
+
+    @tool
+    def dismiss() -> str:
+        """Take the model away that asks."""
+        if leave == "router":
+            router.unregister("poet")
+        else:
+            del models["poet"]
+        return "gone"
+
+    agent = agent_of(router, models, tools=[dismiss], route_on=route_on)
+    result = agent.invoke(asked("a poem"))
+    assert answers(result) == ["poet a poem", "oracle gone"]
+    assert result["unirouter_route"]["model"] == "oracle"
+    models["poet"] = Agentic(model_name="poet")
+    router.register(router.profile("poet", TOY_PROMPTS, toy_losses("sum", "date"), cost=2))
+    assert answers(await agent.ainvoke(asked("a poem"))) == ["poet a poem", "oracle gone"]
+
+
+@pytest.mark.parametrize("route_on", MODES)
+async def test_a_thread_is_decided_anew_for_each_human_message(
+    router: UniRouter, models: dict[str, Agentic], route_on: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And comes through a checkpointer without a warning, being plain JSON."""
+    agent = agent_of(router, models, tools=[look], route_on=route_on, checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    with caplog.at_level(logging.WARNING):
+        agent.invoke(asked("a sum"), config)
+        assert agent.get_state(config).values["unirouter_route"] == router.route("a sum").as_dict()
+        result = await agent.ainvoke(asked("a poem"), config)
+    assert answers(result) == ["abacus a sum", "abacus seen", "poet a poem", "poet seen"]
+    assert result["unirouter_route"] == router.route("a poem").as_dict()
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("route_on", MODES)
+def test_a_run_that_continues_a_loop_stays_with_its_model(
+    router: UniRouter, models: dict[str, Agentic], route_on: str
+) -> None:
+    """Resumed after an interrupt, or started with the result of a tool that ran elsewhere."""
+    agent = agent_of(
+        router, models, tools=[look], route_on=route_on, checkpointer=InMemorySaver(), interrupt_before=["tools"]
+    )
+    config: Any = {"configurable": {"thread_id": "1"}}
+    elsewhere: Any = {"configurable": {"thread_id": "2"}}
+    agent.invoke(asked("a date"), config)
+    result = agent.invoke(asked("a date"), elsewhere)
+    router.register(router.profile("abacus", TOY_PROMPTS, toy_losses(), cost=0))
+    assert answers(agent.invoke(None, config))[-1] == "oracle seen"
+    call = result["messages"][-1].tool_calls[0]["id"]
+    seen = {"messages": [ToolMessage("seen elsewhere", tool_call_id=call)]}
+    assert answers(agent.invoke(seen, elsewhere))[-1] == "oracle seen elsewhere"
+
+
+def test_messages_added_on_the_way_count_when_routing_on_calls(router: UniRouter, models: dict[str, Agentic]) -> None:
+    """A human message between two calls is a new question; routing on runs does not look."""
+    for route_on, last in (("run", "abacus a poem"), ("call", "poet a poem")):
+        agent = agent_of(
+            router, models, tools=[look], route_on=route_on, checkpointer=InMemorySaver(), interrupt_after=["tools"]
+        )
+        config: Any = {"configurable": {"thread_id": "1"}}
+        agent.invoke(asked("a sum"), config)
+        agent.update_state(config, asked("a poem"), as_node="tools")
+        assert answers(agent.invoke(None, config)) == ["abacus a sum", last]
+
+
+@pytest.mark.parametrize("route_on", MODES)
+def test_the_context_of_a_run_may_bring_its_own_cost_weight(
+    router: UniRouter, models: dict[str, Agentic], route_on: str
+) -> None:
+    """As attribute or key; before the middleware's, and that before the router's."""
+
+    @dataclass
+    class Context:
+        cost_weight: float | None = None
+        user: str = "me"
+
+    agent = agent_of(router, models, route_on=route_on, cost_weight=0, context_schema=Context)
+    router.cost_weight = 5
+    for context, name in ((Context(), "oracle"), (Context(5), "abacus")):
+        result = agent.invoke(asked("a date"), context=context)
+        assert result["unirouter_route"]["model"] == name
+    follows = agent_of(router, models, route_on=route_on)
+    assert follows.invoke(asked("a date"))["unirouter_route"]["cost_weight"] == 5
+    assert follows.invoke(asked("a date"), context={"cost_weight": 2})["unirouter_route"]["cost_weight"] == 2
+    with pytest.raises(InvalidInputError, match="cost_weight should be a number of at least 0, but is -1"):
+        agent.invoke(asked("a date"), context=Context(-1))
+
+
+async def test_each_model_gives_the_response_format_in_its_own_way(
+    router: UniRouter, models: dict[str, Agentic]
+) -> None:
+    """One by the provider's format, the others by a tool call; the agent sees the model that really answers."""
+    models["poet"].profile = {"structured_output": True}
+    agent = agent_of(router, models, response_format=Verdict)
+    for question, name in (("a sum", "abacus"), ("a poem", "poet")):
+        assert agent.invoke(asked(question))["structured_response"] == Verdict(by=name)
+        assert (await agent.ainvoke(asked(question)))["structured_response"] == Verdict(by=name)
+    assert "response_format" in models["poet"].sent[0][1]
+    assert models["abacus"].sent[0][1]["tools"][0]["name"] == "Verdict"
+
+
+async def test_an_error_passes_through_and_a_fallback_listed_after_takes_over(
+    router: UniRouter, models: dict[str, Agentic]
+) -> None:
+    """The failing model is tried once."""
+    models["poet"].error = TimeoutError("too slow")
+    agent = agent_of(router, models)
+    with pytest.raises(TimeoutError, match="too slow"):
+        agent.invoke(asked("a poem"))
+    with pytest.raises(TimeoutError, match="too slow"):
+        await agent.ainvoke(asked("a poem"))
+    models["poet"].sent.clear()
+    agent = agent_of(router, models, after=[ModelFallbackMiddleware(Agentic(model_name="spare"))])
+    assert answers(agent.invoke(asked("a poem"))) == ["spare a poem"]
+    assert answers(await agent.ainvoke(asked("a poem"))) == ["spare a poem"]
+    assert len(models["poet"].sent) == 2
+
+
+async def test_the_trace_of_each_model_run_carries_the_decision(router: UniRouter, models: dict[str, Agentic]) -> None:
+    """As metadata and tag, beside the model's own and the caller's; tokens are counted once."""
+    models["poet"].metadata, models["poet"].tags = {"team": "verse"}, ["mine"]
+    counter, started = UsageMetadataCallbackHandler(), []
+
+    class Watch(BaseCallbackHandler):
+        def on_chat_model_start(self, *_: Any, tags: Any = None, metadata: Any = None, **__: Any) -> None:
+            started.append((tags, metadata))
+
+    config = {"callbacks": [counter, Watch()], "tags": ["yours"], "metadata": {"user": "me"}}
+    for route_on in MODES:
+        agent = agent_of(router, models, tools=[look], route_on=route_on)
+        agent.invoke(asked("a poem"), config)
+        await agent.ainvoke(asked("a poem"), config)
+    assert len(started) == 8
+    for tags, metadata in started:
+        assert {"mine", "yours", "unirouter"} <= set(tags)
+        assert {"team": "verse", "user": "me", "unirouter_model": "poet"}.items() <= metadata.items()
+        assert metadata["unirouter_expected_cost"] == 2
+    assert {name: usage["total_tokens"] for name, usage in counter.usage_metadata.items()} == {"poet": 120}
+
+
+async def test_a_stream_of_messages_has_each_token_once(router: UniRouter, models: dict[str, Agentic]) -> None:
+    """With the decision beside it."""
+    agent = agent_of(router, models)
+    parts = list(agent.stream(asked("a poem"), stream_mode="messages"))
+    parts_too = [part async for part in agent.astream(asked("a poem"), stream_mode="messages")]
+    for each in (parts, parts_too):
+        assert [chunk.text for chunk, _ in each if chunk.text] == ["poet ", "a ", "poem "]
+        assert {metadata["unirouter_model"] for _, metadata in each} == {"poet"}
+
+
+def test_models_may_come_and_go_while_an_agent_is_in_use(router: UniRouter, models: dict[str, Agentic]) -> None:
+    """A thread registers and removes a model all the time: no error, and whoever was chosen answered."""
+    agent = agent_of(router, models)
+    profile = router.profile("calendar", TOY_PROMPTS, toy_losses(), cost=0.5)
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            models["calendar"] = Agentic(model_name="calendar")
+            router.register(profile)
+            router.unregister("calendar")
+            del models["calendar"]
+
+    changing = threading.Thread(target=change)
+    switch = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    changing.start()
+    try:
+        results = [agent.invoke(asked("a date")) for _ in range(60)]
+    finally:
+        stop.set()
+        changing.join()
+        sys.setswitchinterval(switch)
+    assert all(answers(result) == [f"{result['unirouter_route']['model']} a date"] for result in results)
+
+
+THOUGHTFUL = AIMessage(
+    [
+        {"type": "thinking", "thinking": "hm", "signature": "xyz"},
+        {"type": "text", "text": "let me see"},
+        {"type": "tool_use", "id": "t1", "name": "look", "input": {}},
+    ],
+    id="msg_1",
+    tool_calls=[{"name": "look", "args": {}, "id": "t1"}],
+    additional_kwargs={"reasoning_content": "hm"},
+    response_metadata={"model_provider": "anthropic"},
+)
+PAST = [HumanMessage("a date"), THOUGHTFUL, ToolMessage("seen", tool_call_id="t1"), HumanMessage("a poem")]
+
+
+def test_answers_of_another_provider_are_sent_as_text_and_tool_calls(
+    router: UniRouter, models: dict[str, Agentic]
+) -> None:
+    """Its reasoning is none of theirs; in the state everything stays."""
+    result = agent_of(router, models).invoke({"messages": PAST})
+    messages, _ = models["poet"].sent[0]
+    assert messages[1] == AIMessage("let me see", tool_calls=THOUGHTFUL.tool_calls)
+    assert [messages[0], *messages[2:]] == [result["messages"][0], *result["messages"][2:4]]
+    assert result["messages"][1] == THOUGHTFUL
+
+
+@pytest.mark.parametrize("metadata", [{"model_provider": "anthropic"}, {"model_provider": "claude"}, {}])
+def test_answers_of_the_same_or_of_an_unknown_provider_are_sent_as_they_are(
+    router: UniRouter, models: dict[str, Agentic], metadata: dict[str, str]
+) -> None:
+    """Reasoning may be needed there. The provider is known by the model's type or by its name in traces."""
+
+    class Named(Agentic):
+        def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+            return {**super()._get_ls_params(stop, **kwargs), "ls_provider": "claude"}
+
+    models["poet"] = Named(model_name="poet", provider="anthropic")
+    said = THOUGHTFUL.model_copy(update={"response_metadata": metadata})
+    agent_of(router, models).invoke({"messages": [PAST[0], said, *PAST[2:]]})
+    assert models["poet"].sent[0][0][1] == said
+
+
+@pytest.mark.parametrize("provider", ["openai", "anthropic"])
+def test_settings_made_for_another_provider_are_dropped(
+    router: UniRouter, models: dict[str, Agentic], provider: str
+) -> None:
+    """Those that all models know are kept; for a model of the same provider, all."""
+
+    @wrap_model_call
+    def outer(request: Any, handler: Callable[[Any], Any]) -> Any:
+        return handler(request.override(model_settings={"temperature": 0, "prompt_cache_key": "k"}))
+
+    models["poet"] = Agentic(model_name="poet", provider=provider)
+    never = Agentic(model_name="never", error=AssertionError("called"))
+    agent: Any = create_agent(never, middleware=[outer, UniRouterMiddleware(router, models)])
+    agent.invoke(asked("a poem"))
+    kept = {"temperature": 0} | ({"prompt_cache_key": "k"} if provider == "openai" else {})
+    assert models["poet"].sent[0][1] == kept
+
+
+def test_names_of_models_are_made_into_models_once(
+    router: UniRouter, models: dict[str, Agentic], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By `init_chat_model`, at once, and those that join later when they are first chosen."""
+    made: list[str] = []
+
+    def init_chat_model(name: str) -> Agentic:
+        made.append(name)
+        return Agentic(model_name=name)
+
+    monkeypatch.setattr(module, "init_chat_model", init_chat_model)
+    named: dict[str, Any] = {**models, "poet": "acme:poet"}
+    agent = agent_of(router, named)
+    assert made == ["acme:poet"]
+    named["oracle"] = "acme:oracle"
+    for _ in range(2):
+        assert answers(agent.invoke(asked("a poem"))) == ["acme:poet a poem"]
+        assert answers(agent.invoke(asked("a date"))) == ["acme:oracle a date"]
+    assert made == ["acme:poet", "acme:oracle"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"models": {}}, "models should map names to chat models, at least one"),
+        ({"models": ["poet"]}, "models should map names to chat models"),
+        ({"models": {"gpt": Agentic(model_name="gpt")}}, r"no profile of 'gpt'; it has \['abacus', 'oracle', 'poet'\]"),
+        ({"models": {"poet": 5}}, "The model 'poet' should be a bare chat model.*not int"),
+        ({"models": {"poet": Agentic(model_name="x").bind(a=1)}}, "'poet' should be a bare chat model.*binds tools"),
+        ({"cost_weight": -1}, "cost_weight should be a number of at least 0 or None, but is -1"),
+        ({"cost_weight": "cheap"}, "cost_weight should be a number of at least 0 or None, but is 'cheap'"),
+        ({"route_on": "turn"}, "route_on should be 'run' or 'call', but is 'turn'"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(
+    router: UniRouter, models: dict[str, Agentic], arguments: dict[str, Any], message: str
+) -> None:
+    """When it is built, not at the first call."""
+    with pytest.raises(InvalidInputError, match=message):
+        UniRouterMiddleware(**{"router": router, "models": models, **arguments})
+
+
+def test_without_any_model_left_it_says_so(router: UniRouter, models: dict[str, Agentic]) -> None:
+    """The error is the router's."""
+    agent = agent_of(router, models)
+    models.clear()
+    with pytest.raises(NoModelError, match="no model to choose from"):
+        agent.invoke(asked("a poem"))
+
+
+def test_without_langchain_it_says_what_to_install() -> None:
+    """The package itself does without: it imports neither `langchain` nor LangGraph."""
+    script = """
+import sys
+import unirouter_integrations.langchain
+assert not {"langchain", "langgraph"} & set(sys.modules)
+sys.modules["langchain.agents.middleware.types"] = None
+from unirouter_integrations import MissingDependencyError
+try:
+    import unirouter_integrations.langchain.middleware
+except MissingDependencyError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "pip install 'langchain>=1.3'" in result.stdout
