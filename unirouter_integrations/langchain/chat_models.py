@@ -7,14 +7,14 @@ tokens twice, stream them twice and lose bound tools; delegating, every call is 
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, NamedTuple, TypeVar, cast
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
 from langchain_core.callbacks import CallbackManagerForLLMRun, Callbacks
 from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
-from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import ensure_config, get_config_list, merge_configs
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, model_validator
 from typing_extensions import override
@@ -23,7 +23,7 @@ from unirouter_integrations.decision import RoutingDecision
 from unirouter_integrations.embedding import Vectors
 from unirouter_integrations.errors import InvalidInputError, NoModelError, UnknownModelError
 from unirouter_integrations.langchain.capabilities import joint_profile, needs_of, why_not
-from unirouter_integrations.langchain.messages import last_human_text
+from unirouter_integrations.langchain.messages import JudgedBy, is_under_way, judged_text, last_model
 from unirouter_integrations.profiles import LLMProfile
 from unirouter_integrations.router import UniRouter
 
@@ -98,6 +98,11 @@ class ChatUniRouter(BaseChatModel):
         router: The fitted router, with a profile registered for each of the models.
         models: The chat models by name; any of them may have arguments bound. The dict is kept, not copied.
         cost_weight: lambda for the calls of this chat model; None for the router's.
+        judged_by: What a prompt is judged by: its last human message that has text (`"last_human"`), with the system
+            message before it, the whole `"conversation"`, or a function from the messages to a text.
+        sticky: Which calls stay with the model that gave the last answer, if it still takes part and can take the call:
+            those of one loop of tool calls (`"tools"`), or all of a `"conversation"`, whose prompt cache is then kept.
+            The answers in the messages say which model that was.
 
     Raises:
         ValidationError: From the constructor (pydantic's, a `ValueError`), if a model has no profile or is no chat
@@ -116,6 +121,8 @@ class ChatUniRouter(BaseChatModel):
     router: UniRouter
     models: Annotated[dict[str, Any], PlainValidator(_checked_models)]
     cost_weight: float | None = None
+    judged_by: JudgedBy = "last_human"
+    sticky: Literal["tools", "conversation"] = "tools"
     operations: tuple[Any, ...] = Field(default=(), exclude=True, repr=False)
     _prepared: dict[str, tuple[Model, Model]] = PrivateAttr(default_factory=dict)
 
@@ -360,6 +367,23 @@ class ChatUniRouter(BaseChatModel):
         copy = self._with_operation("with_structured_output", schema, include_raw=include_raw, **kwargs)
         return RunnableBinding(bound=copy, kwargs={}, config={})
 
+    def decide(self) -> Runnable[LanguageModelInput, RoutingDecision]:
+        """A Runnable that only decides: the same decisions, and no model is called. For branches and graphs.
+
+        Example:
+            ```python
+            chain = RunnablePassthrough.assign(route=itemgetter("question") | llm.decide())
+            ```
+        """
+
+        def now(prompt: Any, config: RunnableConfig) -> RoutingDecision:
+            return self._route([prompt], [config], {})[0][0].decision
+
+        async def awaited(prompt: Any, config: RunnableConfig) -> RoutingDecision:
+            return (await self._aroute([prompt], [config], {}))[0][0].decision
+
+        return RunnableLambda(now, awaited, name="unirouter")
+
     @override
     def get_num_tokens(self, text: str) -> int:
         """As the first of the models counts them."""
@@ -418,7 +442,7 @@ class ChatUniRouter(BaseChatModel):
         messages = [self._convert_input(item).to_messages() for item in inputs]
         models = dict(self.models)
         terms, left = self._terms(messages, configs, kwargs, models)
-        vectors = self.router.embed(list(map(last_human_text, messages)))
+        vectors = self.router.embed([judged_text(each, self.judged_by) for each in messages])
         return self._dispatched(inputs, self._decided(vectors, terms), models), left
 
     async def _aroute(
@@ -429,7 +453,7 @@ class ChatUniRouter(BaseChatModel):
         messages = [self._convert_input(item).to_messages() for item in inputs]
         models = dict(self.models)
         terms, left = self._terms(messages, configs, kwargs, models)
-        vectors = await self.router.aembed(list(map(last_human_text, messages)))
+        vectors = await self.router.aembed([judged_text(each, self.judged_by) for each in messages])
         return self._dispatched(inputs, self._decided(vectors, terms), models), left
 
     def _terms(
@@ -456,15 +480,19 @@ class ChatUniRouter(BaseChatModel):
         asked_for: set[str],
         models: dict[str, Model],
     ) -> _Terms:
+        needs = needs_of(messages, asked_for)
         weight = configurable.get("unirouter_cost_weight", self.cost_weight)
         among = configurable.get("unirouter_among")
         forced = forced or configurable.get("unirouter_model")
         names = [forced] if forced is not None else list(models if among is None else among)
+        if forced is None and (self.sticky == "conversation" or is_under_way(messages)):
+            before = last_model(messages)
+            if before is not None and before in names and why_not(models[before], needs) is None:
+                names = [before]
         unknown = [name for name in names if name not in models]
         if unknown:
             msg = f"There is no model {unknown[0]!r}; the models are {', '.join(map(repr, models))}."
             raise UnknownModelError(msg)
-        needs = needs_of(messages, asked_for)
         reasons = {name: reason for name in names if (reason := why_not(models[name], needs)) is not None}
         able = tuple(name for name in names if name not in reasons)
         if not able:
