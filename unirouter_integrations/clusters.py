@@ -39,9 +39,10 @@ _TERMS = 6
 _FAMILIAR_QUANTILE = 0.99
 _LEAST_SCALE = 1e-3
 _LEAST_FALL = 0.1
-# On recorded outcomes 1 to 3 were level where outcomes of known models are given; without any, 1 was above 3 by up to
-# 0.006 of area. Where kinds of prompts lie apart, 1 blurs specialists.
-_SHARPNESS = 3.0
+_FEW_PROMPTS = 100
+# On recorded outcomes 1 to 5 were within 0.002 of area where outcomes of known models are given; without any, 1 was
+# above 3 by up to 0.006. Where kinds of prompts lie apart, or prompts are few, the softer ones blur specialists.
+_SHARPNESS = 4.0
 _LARGEST_WEIGHT = 1e6
 
 
@@ -339,11 +340,11 @@ def _nearest(points: Vectors, centroids: Vectors, half_square: Vectors | None = 
 def _scales(points: Vectors, centroids: Vectors) -> tuple[float, tuple[float, float]]:
     """The temperature of soft memberships and the reach, from the squared distances of the fitting prompts.
 
-    The temperature is a third of the median of how much farther the second centroid is than the nearest: a typical
-    prompt belongs to the nearest cluster e^3 times as much as to the second, and one on a border to both. It is not
+    The temperature is a quarter of the median of how much farther the second centroid is than the nearest: a typical
+    prompt belongs to the nearest cluster e^4 times as much as to the second, and one on a border to both. It is not
     more than the median distance to the nearest, which is small where clusters lie apart. The reach is for unseen
     prompts: a centroid is the mean of its own m prompts, so that, squared, these are nearer to it than others, by
-    (m - 1) / (m + 1) in expectation.
+    (m - 1) / (m + 1) in expectation. With few prompts little is known of what is usual, and familiarity falls slower.
     """
     squares = (points * points).sum(axis=1, keepdims=True) + (centroids * centroids).sum(axis=1)
     distances = np.sort(np.maximum(squares - 2 * points.astype(np.float64) @ centroids.T, 0), axis=1)
@@ -351,7 +352,7 @@ def _scales(points: Vectors, centroids: Vectors) -> tuple[float, tuple[float, fl
     unseen = (n + size) / max(n - size, 1)
     typical, far = np.quantile(distances[:, 0], [0.5, _FAMILIAR_QUANTILE])
     gap = np.median(distances[:, 1] - distances[:, 0]) if size > 1 else 1.0
-    within, over = far * unseen, max(far - typical, _LEAST_FALL * far) * unseen
+    within, over = far * unseen, max(far - typical, _LEAST_FALL * far) * unseen * (1 + _FEW_PROMPTS / n)
     return max(float(min(gap / _SHARPNESS, typical)), _LEAST_SCALE), (
         max(float(within), _LEAST_SCALE),
         max(float(over), _LEAST_SCALE),

@@ -39,6 +39,7 @@ _ALIKE_STRENGTH = 10.0
 # recorded outcomes 1.5 covered better than 1, with up to 0.002 more area.
 _WIDER = 1.5
 _LEAST_COUNT = 1e-9
+_ROUNDING = 1e-12
 # p(1 - p) of a typical outcome, to weigh a grade that is not there yet.
 _OUTCOME_VARIANCE = 0.2
 
@@ -371,10 +372,11 @@ def _belief(size: int) -> Floats:
 def _likeness(errors: Floats) -> Floats:
     """How alike each two clusters are to the known models, `(K, K)`, from 0 to 1."""
     squares = (errors * errors).sum(axis=0)
-    apart = np.maximum(squares[:, None] + squares - 2 * errors.T @ errors, 0)
+    apart = squares[:, None] + squares - 2 * errors.T @ errors
+    apart = np.where(apart > _ROUNDING, (apart + apart.T) / 2, 0)
     size = len(apart)
-    unit = _ALIKE_WITHIN**2 * float(np.median(apart[np.triu_indices(size, 1)])) if size > 1 else 0.0
-    alike = np.exp(-apart / (2 * unit)) if unit > 0 else np.eye(size)
+    typical = float(np.median(apart[np.triu_indices(size, 1)])) if size > 1 else 0.0
+    alike = np.exp(-apart / (2 * _ALIKE_WITHIN**2 * max(typical, _ROUNDING)))
     return np.asarray(_ALIKE_MOST * alike + (1 - _ALIKE_MOST) * np.eye(size))
 
 

@@ -59,7 +59,7 @@ def test_soft_memberships_agree_with_the_hard_ones(clusters: PromptClusters) -> 
 
 
 def test_soft_memberships_are_those_of_the_distances() -> None:
-    """Softmax of minus the squared distance over one temperature: a prompt between clusters belongs to several."""
+    """Softmax of minus the squared distance over one temperature; a typical prompt is e^4 times more in the nearest."""
     clusters, points = blended_clusters(), unit(blended_vectors(300, 3).astype(np.float32)).astype(float)
     phi, familiarity = clusters.memberships(vectors=points)
     distances = ((points[:, None] - clusters.centroids) ** 2).sum(axis=2)
@@ -67,7 +67,8 @@ def test_soft_memberships_are_those_of_the_distances() -> None:
     apart = (distances[:, :1] - distances[:, 1:])[familiarity == 1]
     temperature = (apart / odds).mean()
     np.testing.assert_allclose(odds * temperature, apart, atol=1e-4)
-    assert 0.3 < np.median(phi.max(axis=1)) < 0.95
+    of_fit = np.sort(clusters.memberships(vectors=blended_vectors(400, 0)).phi, axis=1)
+    assert np.median(np.log(of_fit[:, -1] / of_fit[:, -2])) == pytest.approx(4, abs=0.1)
 
 
 def test_clusters_that_lie_far_apart_are_as_good_as_hard() -> None:

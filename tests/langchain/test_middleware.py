@@ -32,6 +32,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from unirouter_integrations.langchain import UniRouterMiddleware
 from unirouter_integrations.langchain import middleware as module
+from unirouter_integrations.testing import ChatFake
 
 USAGE: Any = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
 MODES: list[Literal["run", "call"]] = ["run", "call"]
@@ -501,3 +502,23 @@ except MissingDependencyError as error:
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "pip install 'langchain>=1.3'" in result.stdout
+
+
+def test_a_model_that_cannot_take_the_call_is_left_out(router: UniRouter) -> None:
+    """An image before the run, tools when they are known; the state says why."""
+    models: dict[str, BaseChatModel | str] = {name: ChatFake(model=name) for name in router.models}
+    models["abacus"] = ChatFake(model="abacus", profile={"image_inputs": False, "tool_calling": False})
+    image = HumanMessage([{"type": "text", "text": "sum number i"}, {"type": "image", "url": "x"}])
+    plain = create_agent(models["oracle"], middleware=[UniRouterMiddleware(router, models)])
+    assert plain.invoke({"messages": [HumanMessage("sum number i")]})["unirouter_route"]["model"] == "abacus"
+    route = plain.invoke({"messages": [image]})["unirouter_route"]
+    assert (route["model"], route["excluded"]) == ("oracle", {"abacus": "it takes no image inputs"})
+
+    def multiply(a: int, b: int) -> int:
+        """Multiply two numbers."""
+        return a * b
+
+    armed = create_agent(models["oracle"], [multiply], middleware=[UniRouterMiddleware(router, models)])
+    state = armed.invoke({"messages": [HumanMessage("sum number 6 7")]})
+    assert (state["unirouter_route"]["model"], state["messages"][-2].text) == ("oracle", "42")
+    assert state["unirouter_route"]["excluded"] == {"abacus": "it takes no tools"}

@@ -13,10 +13,10 @@ except ImportError as error:
 from unirouter_integrations.langchain.chat_models import ChatUniRouter
 
 if TYPE_CHECKING:
-    from unirouter_integrations.langchain.decision_model import UniRouteDecisionModel
-    from unirouter_integrations.langchain.middleware import UniRouterMiddleware
+    from unirouter_integrations.langchain.decision_model import UniRouteDecisionModel as UniRouteDecisionModel
+    from unirouter_integrations.langchain.middleware import UniRouterMiddleware as UniRouterMiddleware
 
-__all__ = ["ChatUniRouter", "UniRouteDecisionModel", "UniRouterMiddleware"]
+__all__ = ["ChatUniRouter"]  # what langchain-core alone gives; the others are there on request
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,8 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from langchain_core.runnables import RunnableBinding
 
+from unirouter_integrations.errors import NoModelError
+
 _CHARACTERS_PER_TOKEN = 4
 _INPUTS = {
     "image": "image_inputs",
@@ -66,6 +68,21 @@ def why_not(model: object, needs: Needs) -> str | None:
     if longest is not None and needs.tokens > longest:
         return f"its input is limited to {longest:,} tokens, and this one has about {needs.tokens:,}"
     return None
+
+
+def able(models: Mapping[str, object], needs: Needs) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The names of the models that can take a call, and why the others cannot.
+
+    Raises:
+        NoModelError: If none can.
+    """
+    reasons = {name: reason for name, model in models.items() if (reason := why_not(model, needs)) is not None}
+    names = tuple(name for name in models if name not in reasons)
+    if models and not names:
+        why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        msg = f"None of the models can take this call. {why}. Register one that can."
+        raise NoModelError(msg)
+    return names, reasons
 
 
 def joint_profile(models: Iterable[object]) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from typing_extensions import override
 
 from unirouter_integrations.decision import RoutingDecision
 from unirouter_integrations.embedding import Vectors
-from unirouter_integrations.errors import InvalidInputError, NoModelError, UnknownModelError
-from unirouter_integrations.langchain.capabilities import joint_profile, needs_of, why_not
+from unirouter_integrations.errors import InvalidInputError, UnknownModelError
+from unirouter_integrations.langchain.capabilities import able, joint_profile, needs_of, why_not
 from unirouter_integrations.langchain.messages import JudgedBy, is_under_way, judged_text, last_model
 from unirouter_integrations.profiles import LLMProfile
 from unirouter_integrations.router import UniRouter
@@ -493,13 +493,8 @@ class ChatUniRouter(BaseChatModel):
         if unknown:
             msg = f"There is no model {unknown[0]!r}; the models are {', '.join(map(repr, models))}."
             raise UnknownModelError(msg)
-        reasons = {name: reason for name in names if (reason := why_not(models[name], needs)) is not None}
-        able = tuple(name for name in names if name not in reasons)
-        if not able:
-            why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-            msg = f"None of the models can take this call. {why}. Register one that can."
-            raise NoModelError(msg)
-        return _Terms(weight, able, tuple(reasons.items()))
+        names_of_able, reasons = able({name: models[name] for name in names}, needs)
+        return _Terms(weight, names_of_able, tuple(reasons.items()))
 
     def _decided(self, vectors: Vectors, terms: Sequence[_Terms]) -> list[RoutingDecision]:
         """One decision for each input; inputs on the same terms are routed together."""

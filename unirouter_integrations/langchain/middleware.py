@@ -5,11 +5,12 @@ form that it understands. That is why agents are routed here and not by a chat m
 """
 
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from numbers import Real
-from typing import Annotated, Any, Literal, NotRequired, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypeVar
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
@@ -17,8 +18,10 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, merge_configs, var_child_runnable_config
 from typing_extensions import override
 
+from unirouter_integrations.decision import RoutingDecision
 from unirouter_integrations.errors import InvalidInputError, MissingDependencyError
-from unirouter_integrations.langchain.messages import is_human, last_human_text
+from unirouter_integrations.langchain.capabilities import able, needs_of
+from unirouter_integrations.langchain.messages import is_under_way, last_human_text
 from unirouter_integrations.router import UniRouter
 
 try:
@@ -46,6 +49,18 @@ _ROUTE = "unirouter_route"
 _SETTINGS_OF_ALL = frozenset({"max_tokens", "stop", "temperature"})
 
 
+class _Able(NamedTuple):
+    """The models of a moment, the names of those that can take a call, and why the others cannot."""
+
+    by_name: dict[str, BaseChatModel]
+    names: tuple[str, ...]
+    excluded: dict[str, str]
+
+    def noted(self, decision: RoutingDecision) -> dict[str, Any]:
+        """The decision with these reasons, as plain JSON."""
+        return replace(decision, excluded=self.excluded).as_dict()
+
+
 class UniRouterState(AgentState[Any]):
     """The agent's state with the decision in it, as plain JSON: any checkpointer can keep it."""
 
@@ -56,10 +71,10 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
     """Gives each run of an agent to the registered model with the least expected error plus weighted cost.
 
     A question is judged by its last human message. The model that takes it keeps it, however many tools it calls; the
-    next human message is decided anew. Only if the model is unregistered meanwhile does another one take over. The
-    decision is in the agent's state, and so in its result, as `unirouter_route`; the traces of the model runs, a
-    fallback's too, carry it as metadata `unirouter_model`, `unirouter_cluster` and so on. Errors of the chosen model
-    pass through.
+    next human message is decided anew. Only if the model is unregistered meanwhile, or cannot take a call (no tools, no
+    images, too long an input, by its `profile`), does another one take over. The decision is in the agent's state, and
+    so in its result, as `unirouter_route`; the traces of the model runs, a fallback's too, carry it as metadata
+    `unirouter_model`, `unirouter_cluster` and so on. Errors of the chosen model pass through.
 
     List it first: whatever comes after it, such as `ModelFallbackMiddleware` or prompt caching, then sees the chosen
     model. A router listed after `ModelFallbackMiddleware` would choose the failing model again on every attempt.
@@ -131,20 +146,20 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
     @override
     def before_agent(self, state: AgentState[Any], runtime: Runtime[ContextT]) -> dict[str, Any] | None:
         """Decide which model takes the run."""
-        models, messages = dict(self.models), state["messages"]
-        if self.route_on == "call" or (_is_under_way(messages) and self._standing(state, models)):
+        messages, models = state["messages"], self._able(state["messages"])
+        if self.route_on == "call" or (is_under_way(messages) and self._standing(state, models.names)):
             return None
         decision = self.router.route(last_human_text(messages), **self._terms(runtime, models))
-        return {_ROUTE: decision.as_dict()}
+        return {_ROUTE: models.noted(decision)}
 
     @override
     async def abefore_agent(self, state: AgentState[Any], runtime: Runtime[ContextT]) -> dict[str, Any] | None:
         """Decide which model takes the run, awaiting the embedder."""
-        models, messages = dict(self.models), state["messages"]
-        if self.route_on == "call" or (_is_under_way(messages) and self._standing(state, models)):
+        messages, models = state["messages"], self._able(state["messages"])
+        if self.route_on == "call" or (is_under_way(messages) and self._standing(state, models.names)):
             return None
         decision = await self.router.aroute(last_human_text(messages), **self._terms(runtime, models))
-        return {_ROUTE: decision.as_dict()}
+        return {_ROUTE: models.noted(decision)}
 
     @override
     def wrap_model_call(
@@ -153,14 +168,13 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         handler: Callable[[ModelRequest[ContextT]], ModelResponse[ResponseT]],
     ) -> ModelResponse[ResponseT] | ExtendedModelResponse[ResponseT]:
         """Have the model of the decision answer, after deciding if there is none that holds."""
-        models = dict(self.models)
-        standing = self._standing_for(request, models)
+        models = self._able(request.messages, request.tools)
+        standing = self._standing_for(request, models.names)
         if (route := standing) is None:
-            terms = self._terms(request.runtime, models)
-            decision = self.router.route(last_human_text(request.messages), **terms)
-            route = decision.as_dict()
+            text, terms = last_human_text(request.messages), self._terms(request.runtime, models)
+            route = models.noted(self.router.route(text, **terms))
         with _traced(route):
-            response = handler(self._routed(request, route, models))
+            response = handler(self._routed(request, route, models.by_name))
         return response if standing else ExtendedModelResponse(response, Command(update={_ROUTE: route}))
 
     @override
@@ -170,32 +184,36 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         handler: Callable[[ModelRequest[ContextT]], Awaitable[ModelResponse[ResponseT]]],
     ) -> ModelResponse[ResponseT] | ExtendedModelResponse[ResponseT]:
         """Have the model of the decision answer, after deciding if there is none that holds."""
-        models = dict(self.models)
-        standing = self._standing_for(request, models)
+        models = self._able(request.messages, request.tools)
+        standing = self._standing_for(request, models.names)
         if (route := standing) is None:
-            terms = self._terms(request.runtime, models)
-            decision = await self.router.aroute(last_human_text(request.messages), **terms)
-            route = decision.as_dict()
+            text, terms = last_human_text(request.messages), self._terms(request.runtime, models)
+            route = models.noted(await self.router.aroute(text, **terms))
         with _traced(route):
-            response = await handler(self._routed(request, route, models))
+            response = await handler(self._routed(request, route, models.by_name))
         return response if standing else ExtendedModelResponse(response, Command(update={_ROUTE: route}))
 
-    def _standing(self, state: Mapping[str, Any], models: Models) -> dict[str, Any] | None:
+    def _able(self, messages: Sequence[BaseMessage], tools: Sequence[Any] = ()) -> "_Able":
+        """The models that can take a call; before a run, nothing is known of its tools."""
+        by_name = {name: self._chat_model(name, model) for name, model in dict(self.models).items()}
+        return _Able(by_name, *able(by_name, needs_of(messages, {"tool_calling"} if tools else ())))
+
+    def _standing(self, state: Mapping[str, Any], names: Collection[str]) -> dict[str, Any] | None:
         """The decision in the state, if its model still takes part."""
         route: dict[str, Any] | None = state.get(_ROUTE)
-        return route if route and route["model"] in models and route["model"] in self.router.profiles else None
+        return route if route and route["model"] in names and route["model"] in self.router.profiles else None
 
-    def _standing_for(self, request: ModelRequest[ContextT], models: Models) -> dict[str, Any] | None:
-        if self.route_on == "call" and not _is_under_way(request.messages):
+    def _standing_for(self, request: ModelRequest[ContextT], names: Collection[str]) -> dict[str, Any] | None:
+        if self.route_on == "call" and not is_under_way(request.messages):
             return None
-        return self._standing(request.state, models)
+        return self._standing(request.state, names)
 
-    def _terms(self, runtime: Runtime[ContextT], models: Models) -> dict[str, Any]:
+    def _terms(self, runtime: Runtime[ContextT], models: "_Able") -> dict[str, Any]:
         context: Any = runtime.context
         of_run = context.get("cost_weight") if isinstance(context, Mapping) else getattr(context, "cost_weight", None)
         return {
             "cost_weight": self.cost_weight if of_run is None else of_run,
-            "among": self.router.registered(models),
+            "among": self.router.registered(models.names),
         }
 
     def _routed(self, request: ModelRequest[ContextT], route: dict[str, Any], models: Models) -> ModelRequest[ContextT]:
@@ -219,16 +237,6 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
             )
             raise InvalidInputError(msg)
         return model
-
-
-def _is_under_way(messages: Sequence[BaseMessage]) -> bool:
-    """Whether a model has already worked on the last human message: then no other one should go on."""
-    for message in reversed(messages):
-        if isinstance(message, AIMessage):
-            return True
-        if is_human(message):
-            return False
-    return False
 
 
 @contextmanager
