@@ -100,3 +100,14 @@ def test_the_agent_keeps_its_tools_whichever_model_is_chosen() -> None:
     assert (result.returncode, result.stderr) == (0, "")
     assert "LOCAL PROGRAMS" in result.stdout
     assert len(set(re.findall(r"(\w+) for (?:cluster|a prompt)", result.stdout))) >= 2
+
+
+def test_a_graph_routes_each_turn_or_keeps_the_conversation() -> None:
+    """Streamed tokens come once; a sticky conversation keeps even a model that does not know the answer."""
+    pytest.importorskip("langgraph")
+    result = run("langgraph_chat.py")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "LOCAL PROGRAMS" in result.stdout
+    answers = re.findall(r"^      (\w+): (.+)$", result.stdout, re.MULTILINE)
+    assert [model for model, _ in answers] == ["abacus", "scholar", "abacus", "abacus", "abacus", "abacus"]
+    assert answers[0] == ("abacus", "441")
