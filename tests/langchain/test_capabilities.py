@@ -1,5 +1,6 @@
 """Tools, structured output, and which model can take a call: the router does for any model what the model does."""
 
+import sys
 from typing import Any, cast, get_type_hints
 
 import pytest
@@ -229,3 +230,17 @@ def test_long_input_is_measured_without_a_tokenizer(router: UniRouter) -> None:
     noted = llm.invoke("sum " * 250_000).response_metadata["unirouter"]
     assert noted["model"] == "oracle"
     assert noted["excluded"] == {"abacus": "its input is limited to 1,000 tokens, and this one has about 250,000"}
+
+
+def test_models_may_be_named_as_init_chat_model_names_them(router: UniRouter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made at once; without langchain the message says what to install."""
+    pytest.importorskip("langchain_openai")
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    llm = ChatUniRouter(router=router, models={"abacus": "openai:gpt-5-nano", "oracle": ChatFake()})
+    llm.register("poet", "openai:gpt-5", router.profiles["poet"])
+    assert [type(llm.models[name]).__name__ for name in ("abacus", "poet")] == ["ChatOpenAI", "ChatOpenAI"]
+    monkeypatch.setitem(sys.modules, "langchain.chat_models", None)
+    with pytest.raises(
+        ImportError, match=r"'abacus' is named by a string, 'openai:gpt-5-nano'; .* pip install langchain"
+    ):
+        ChatUniRouter(router=router, models={"abacus": "openai:gpt-5-nano"})

@@ -332,7 +332,7 @@ def test_registering_what_does_not_fit_changes_nothing(llm: ChatUniRouter) -> No
     before = dict(llm.models)
     for name, model, given_profile in (
         ("kalender", Echo(model_name="x"), profile),
-        ("calendar", "gpt", profile),
+        ("calendar", object(), profile),
         ("poet", Echo(model_name="x"), other),
     ):
         with pytest.raises(InvalidInputError):
@@ -365,7 +365,7 @@ def test_the_cost_weight_may_be_the_chat_models_own(router: UniRouter) -> None:
     [
         ({}, "models is empty"),
         ({"gpt": Echo(model_name="gpt")}, r"no profile of 'gpt'; it has \['abacus', 'oracle', 'poet'\]"),
-        ({"poet": "gpt"}, "'poet' should be a LangChain chat model, bare or bound, not str"),
+        ({"poet": object()}, "'poet' should be a LangChain chat model, bare or bound, not object"),
         ({"poet": FakeListLLM(responses=["x"])}, "'poet' should be a LangChain chat model.*not FakeListLLM"),
         ({1: Echo(model_name="gpt")}, "named by str"),
         ([Echo(model_name="gpt")], "models should be a dict"),

@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from unirouter_integrations.decision import RoutingDecision
 from unirouter_integrations.embedding import Vectors
-from unirouter_integrations.errors import InvalidInputError, UnknownModelError
+from unirouter_integrations.errors import InvalidInputError, MissingDependencyError, UnknownModelError
 from unirouter_integrations.langchain.capabilities import able, joint_profile, needs_of, why_not
 from unirouter_integrations.langchain.messages import JudgedBy, is_under_way, judged_text, last_model
 from unirouter_integrations.profiles import LLMProfile
@@ -68,17 +68,26 @@ def _checked_models(models: object) -> dict[str, Model]:
         msg = f"models should be a dict from names to chat models, not {type(models).__name__}."
         raise InvalidInputError(msg)
     for name, model in models.items():
-        _check_model(name, model)
+        models[name] = _checked_model(name, model)
     return models
 
 
-def _check_model(name: object, model: object) -> None:
+def _checked_model(name: object, model: Any) -> Model:
+    """The model, made by `init_chat_model` if it is named by a string."""
     if not isinstance(name, str):
         msg = f"models should be named by str, but {name!r} is {type(name).__name__}."
         raise InvalidInputError(msg)
+    if isinstance(model, str):
+        try:
+            from langchain.chat_models import init_chat_model
+        except ImportError as error:
+            msg = f"The model {name!r} is named by a string, {model!r}; making it needs pip install langchain."
+            raise MissingDependencyError(msg) from error
+        return init_chat_model(model)
     if not isinstance(model, Runnable) or isinstance(model, BaseLLM):
         msg = f"The model {name!r} should be a LangChain chat model, bare or bound, not {type(model).__name__}."
         raise InvalidInputError(msg)
+    return model
 
 
 class ChatUniRouter(BaseChatModel):
@@ -96,7 +105,8 @@ class ChatUniRouter(BaseChatModel):
 
     Attributes:
         router: The fitted router, with a profile registered for each of the models.
-        models: The chat models by name; any of them may have arguments bound. The dict is kept, not copied.
+        models: The chat models by name; any of them may have arguments bound, or be named as `init_chat_model` names
+            it (`"openai:gpt-5-nano"`, needs `langchain`), and is then made at once. The dict is kept, not copied.
         cost_weight: lambda for the calls of this chat model; None for the router's.
         judged_by: What a prompt is judged by: its last human message that has text (`"last_human"`), with the system
             message before it, the whole `"conversation"`, or a function from the messages to a text.
@@ -147,23 +157,23 @@ class ChatUniRouter(BaseChatModel):
             raise InvalidInputError(msg)
         return self
 
-    def register(self, name: str, model: Model, profile: LLMProfile) -> None:
+    def register(self, name: str, model: Model | str, profile: LLMProfile) -> None:
         """Let a new model take part from now on, in every chain that holds this chat model; or replace one.
 
         Args:
             name: Its name.
-            model: The chat model.
+            model: The chat model, or its name for `init_chat_model`.
             profile: Its profile under the same name, as `router.profile(...)` makes it.
 
         Raises:
             InvalidInputError: If the profile is of another name or of other clusters, or the model is not a chat model.
         """
-        _check_model(name, model)
+        made = _checked_model(name, model)
         if not isinstance(profile, LLMProfile) or profile.name != name:
             msg = f"{name!r} needs its own profile (router.profile({name!r}, ...) makes it), not {profile!r}."
             raise InvalidInputError(msg)
         before = self.models.get(name)
-        self.models[name] = model
+        self.models[name] = made
         try:
             self.router.register(profile)
         except InvalidInputError:
