@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -181,8 +181,7 @@ class PromptClusters:
         if (prompts is None) == (vectors is None):
             msg = "Give either prompts or vectors."
             raise InvalidInputError(msg)
-        given = self.embed(prompts) if prompts is not None else vectors
-        raw = check_vectors(given, dimension=self.dimension)  # type: ignore[arg-type]  # one of the two is there
+        raw = self._checked(vectors) if prompts is None else self.embed(prompts)
         points = unit(raw)
         if self.gate is None:
             phi = np.zeros((len(points), len(self)))
@@ -191,6 +190,8 @@ class PromptClusters:
         phi, familiarity = self.gate(points), self._familiarity(points)
         if self.least_known > 0:
             familiarity *= np.minimum(np.linalg.norm(raw, axis=1) / self.least_known, 1) ** 2
+        if familiarity.min(initial=1) == 1:
+            return Memberships(phi, familiarity)
         familiar = familiarity[:, None]
         return Memberships(familiar * phi + (1 - familiar) * self.shares, familiarity)
 
@@ -274,12 +275,15 @@ class PromptClusters:
         _check_probe(phi, probe)
         return fitted(phi, probe)
 
+    def _checked(self, vectors: Any) -> Vectors:
+        return check_vectors(vectors, dimension=self.dimension)
+
     def _familiarity(self, points: Vectors) -> Floats:
         # On unit vectors |x - c|^2 = 2 (1/2 - x.c + |c|^2 / 2).
-        known = points.any(axis=1)
-        distance = 1 - 2 * (points @ self.centroids.T - self._offsets).max(axis=1)
         within, over = self.reach
-        return np.asarray(np.where(known, np.exp(-np.maximum(distance - within, 0) / over), 0), np.float64)
+        nearest = (points @ self.centroids.T - self._offsets).max(axis=1)
+        fall = np.exp(np.minimum(2 * nearest - 1 + within, 0, dtype=np.float64) / over)
+        return np.asarray(fall * points.any(axis=1))
 
     @cached_property
     def _offsets(self) -> Vectors:

@@ -46,8 +46,8 @@ class Expected(NamedTuple):
 
     def when_routed(self, cost_weight: float) -> tuple[float, float]:
         """The mean expected error and cost of some prompts at this cost weight."""
-        chosen = best(self.error, self.cost, cost_weight)[:, None]
-        error, cost = (float(np.take_along_axis(table, chosen, axis=1).mean()) for table in self)
+        chosen = best(self.error, self.cost, cost_weight)
+        error, cost = (float(table[np.arange(len(chosen)), chosen].mean()) for table in self)
         return error, cost
 
 
@@ -183,7 +183,7 @@ class Pool:
         """The decision for each of some prompts; `terms` describe the clusters."""
         expected = self.expected(memberships.phi)
         chosen = best(*expected, cost_weight)
-        errors, costs = (np.take_along_axis(table, chosen[:, None], axis=1)[:, 0].tolist() for table in expected)
+        errors, costs = (table[np.arange(len(chosen)), chosen].tolist() for table in expected)
         clusters = memberships.phi.argmax(axis=1).tolist()
         rows = zip(*memberships, chosen.tolist(), errors, costs, clusters, strict=True)
         return [
