@@ -134,8 +134,8 @@ def write_folder(path: str | os.PathLike[str], stem: str, state: State) -> None:
     text = json.dumps(document, indent=2, allow_nan=False).encode() + b"\n"
     pending = folder / f"{stem}.safetensors.new"
     _finish_interrupted(folder, stem, pending)
-    _replace(pending, arrays)
-    _replace(folder / f"{stem}.json", text)
+    replace_file(pending, arrays)
+    replace_file(folder / f"{stem}.json", text)
     pending.replace(folder / f"{stem}.safetensors")
 
 
@@ -188,7 +188,7 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _replace(target: Path, data: bytes) -> None:
+def replace_file(target: Path, data: bytes) -> None:
     """Write a file so that it has either its old content or the new one, whatever happens."""
     part = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
     try:

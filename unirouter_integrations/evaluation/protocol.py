@@ -130,8 +130,7 @@ class Evaluation:
 
     def gap_closed(self, method: str = DEFAULT, *, low: str = KMEANS, high: str = CLAIRVOYANT) -> Floats:
         """How much of the way in area from one method to another this one goes, for each size: 0 none, 1 all."""
-        of, start, end = (self.areas[name].mean(axis=0) for name in (method, low, high))
-        return np.asarray((of - start) / (end - start))
+        return _way(*(self.areas[name].mean(axis=0) for name in (low, method, high)))
 
     def __str__(self) -> str:
         """The table: mean areas, and how the first method compares with each other one."""
@@ -311,23 +310,23 @@ def _figures(curve: DeferralCurve) -> tuple[float, float, float, Floats]:
 
 def _calibration(trial: Trial) -> tuple[float, float]:
     router = registered(trial)
-    expected = router.expected_errors(vectors=trial.test.vectors, among=trial.models)
+    pool, phi = router.registered(trial.models), router.clusters.memberships(vectors=trial.test.vectors).phi
+    columns = pool.columns(trial.models)
+    errors, stds = pool.error[:, columns], pool.std[:, columns]
+    expected = pool.expected(phi).error[:, columns]
     actual = trial.test.losses
     bins = np.minimum((expected * _BINS).astype(int), _BINS - 1)
     off = [abs(float((expected - actual)[bins == one].sum())) for one in range(_BINS)]
-    phi = router.clusters.memberships(vectors=trial.test.vectors).phi
     labels = phi.argmax(axis=1)
-    estimates = [router.profiles[name].estimate(router.estimator, router.prior) for name in trial.models]
     inside = []
     for cluster in range(phi.shape[1]):
         rows = labels == cluster
         if (n := int(rows.sum())) < _LEAST_TEST:
             continue
         weight = phi[rows].mean(axis=0)
-        for model, estimate in enumerate(estimates):
-            mean = float(actual[rows, model].mean())
-            half = 1.645 * math.hypot(float(weight @ estimate.std), math.sqrt(mean * (1 - mean) / n))
-            inside.append(abs(mean - float(weight @ estimate.error)) <= half)
+        means = actual[rows].mean(axis=0)
+        half = 1.645 * np.hypot(weight @ stds, np.sqrt(means * (1 - means) / n))
+        inside.extend(np.abs(means - weight @ errors) <= half)
     return sum(off) / expected.size, float(np.mean(inside)) if inside else math.nan
 
 
@@ -364,6 +363,11 @@ def _shown(results: Iterable[_Result], n_trials: int, name: str) -> Iterator[_Re
     yield from tqdm(results, total=n_trials, desc=name or "splits", unit="split")
 
 
+def _way(start: Floats, reached: Floats, end: Floats) -> Floats:
+    """How much of the way from start to end is reached."""
+    return np.asarray((reached - start) / (end - start))
+
+
 def _row(table: Floats) -> str:
     known = [column[~np.isnan(column)] for column in table.T]
     return " ".join(f"{values.mean():.3f}" if len(values) else "n/a" for values in known)
@@ -390,7 +394,7 @@ def summary(evaluations: Sequence[Evaluation]) -> str:
     lines = [f"Mean area over {names}.", f"{'':{width}}" + "".join(f"{size:>8}" for size in sizes)]
     lines += [f"{method:{width}}" + "".join(f"{area:8.4f}" for area in row) for method, row in areas.items()]
     if {DEFAULT, KMEANS, CLAIRVOYANT} <= areas.keys():
-        closed = (areas[DEFAULT] - areas[KMEANS]) / (areas[CLAIRVOYANT] - areas[KMEANS])
+        closed = _way(areas[KMEANS], areas[DEFAULT], areas[CLAIRVOYANT])
         lines.append(
             f"{DEFAULT} goes from {KMEANS} to {CLAIRVOYANT} by " + " ".join(f"{share:.0%}" for share in closed)
         )

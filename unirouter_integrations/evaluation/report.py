@@ -10,7 +10,6 @@ import base64
 import html
 import io
 import os
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +34,7 @@ from unirouter_integrations.evaluation.methods import (
 from unirouter_integrations.evaluation.protocol import Evaluation, average
 from unirouter_integrations.profiles import Floats
 from unirouter_integrations.router import UniRouter
+from unirouter_integrations.storage import replace_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,7 +149,7 @@ def write_picture(evaluations: Sequence[Evaluation], path: str | os.PathLike[str
     figure.legend(*handles, loc="upper center", bbox_to_anchor=(0.45, -0.14), ncols=4, frameon=False, fontsize=9)
     data = io.BytesIO()
     figure.savefig(data, format=kind, dpi=_DPI, bbox_inches="tight", facecolor="white", metadata=_UNDATED[kind])
-    _replace(Path(path), data.getvalue())
+    _put(path, data.getvalue())
 
 
 def check_pictures(path: str | os.PathLike[str] | None = None) -> None:
@@ -509,15 +509,10 @@ def _write(path: str | os.PathLike[str], title: str, parts: Iterable[str]) -> No
         f"<title>{title}</title><style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n"
     )
     text = page + "\n".join(parts) + "\n</body></html>\n"
-    _replace(Path(path), text.encode("utf-8", errors="xmlcharrefreplace"))
+    _put(path, text.encode("utf-8", errors="xmlcharrefreplace"))
 
 
-def _replace(target: Path, data: bytes) -> None:
-    """Write a file so that it has either its old content or the new one, whatever happens."""
+def _put(path: str | os.PathLike[str], data: bytes) -> None:
+    target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        part.write_bytes(data)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    replace_file(target, data)

@@ -57,7 +57,7 @@ def needs_of(messages: Sequence[BaseMessage], asked_for: Iterable[str]) -> Needs
 def why_not(model: object, needs: Needs) -> str | None:
     """Why a model cannot take a call; None if it can, or says nothing of what is needed."""
     bare = _bare(model)
-    profile = profile_of(bare)
+    profile = _profile_of(bare)
     for capability in sorted(needs.capabilities):
         if capability in _BOTH_WAYS:
             if not _takes_tools(bare, profile) and not (capability == "structured_output" and profile.get(capability)):
@@ -91,7 +91,7 @@ def joint_profile(models: Iterable[object]) -> dict[str, Any]:
     An input of any kind or length that one model takes is sent there, so for inputs the most of any counts. Everything
     else, such as what comes out, is claimed only where it holds whichever model is chosen.
     """
-    profiles = [profile_of(_bare(model)) for model in models]
+    profiles = [_profile_of(_bare(model)) for model in models]
     if not profiles or not all(profiles):
         return {}
     joint: dict[str, Any] = {}
@@ -106,9 +106,9 @@ def joint_profile(models: Iterable[object]) -> dict[str, Any]:
     return joint
 
 
-def profile_of(model: object) -> Mapping[str, Any]:
+def _profile_of(bare: object) -> Mapping[str, Any]:
     """What a chat model says it can do; empty if it says nothing."""
-    return getattr(_bare(model), "profile", None) or {}
+    return getattr(bare, "profile", None) or {}
 
 
 def _takes_tools(model: object, profile: Mapping[str, Any]) -> bool:

@@ -4,7 +4,6 @@ It *delegates* the public methods and opens no model run of its own. Calling a c
 tokens twice, stream them twice and lose bound tools; delegating, every call is exactly one run, the chosen model's.
 """
 
-import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
@@ -23,6 +22,7 @@ from unirouter_integrations.decision import RoutingDecision
 from unirouter_integrations.embedding import Vectors
 from unirouter_integrations.errors import InvalidInputError, MissingDependencyError, UnknownModelError
 from unirouter_integrations.langchain.capabilities import able, joint_profile, needs_of, why_not
+from unirouter_integrations.langchain.checks import check_cost_weight, check_profiles
 from unirouter_integrations.langchain.messages import JudgedBy, is_under_way, judged_text, last_model
 from unirouter_integrations.profiles import LLMProfile
 from unirouter_integrations.router import UniRouter
@@ -145,16 +145,8 @@ class ChatUniRouter(BaseChatModel):
             if getattr(self, setting):
                 msg = f"{setting} has no effect on a ChatUniRouter, which makes no call itself; set it on its models."
                 raise InvalidInputError(msg)
-        if self.cost_weight is not None and not (math.isfinite(self.cost_weight) and self.cost_weight >= 0):
-            msg = f"cost_weight should be a number of at least 0 or None, but is {self.cost_weight!r}."
-            raise InvalidInputError(msg)
-        missing = [name for name in self.models if name not in self.router.profiles]
-        if missing:
-            msg = (
-                f"The router has no profile of {', '.join(map(repr, missing))}; it has {list(self.router.models)}. "
-                "Register one first: router.register(router.profile(name, prompts, losses, cost=...))."
-            )
-            raise InvalidInputError(msg)
+        check_cost_weight(self.cost_weight)
+        check_profiles(self.router, self.models)
         return self
 
     def register(self, name: str, model: Model | str, profile: LLMProfile) -> None:

@@ -4,12 +4,10 @@ An agent binds its tools to whichever model the middleware hands it, so each mod
 form that it understands. That is why agents are routed here and not by a chat model that hides the others.
 """
 
-import math
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
-from numbers import Real
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypeVar
 
 from langchain_core.language_models import BaseChatModel
@@ -21,6 +19,7 @@ from typing_extensions import override
 from unirouter_integrations.decision import RoutingDecision
 from unirouter_integrations.errors import InvalidInputError, MissingDependencyError
 from unirouter_integrations.langchain.capabilities import able, needs_of
+from unirouter_integrations.langchain.checks import check_cost_weight, check_profiles
 from unirouter_integrations.langchain.messages import is_under_way, last_human_text
 from unirouter_integrations.router import UniRouter
 
@@ -126,19 +125,10 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         if not isinstance(self.models, Mapping) or not self.models:
             msg = f"models should map names to chat models, at least one, but is {self.models!r}."
             raise InvalidInputError(msg)
-        missing = [name for name in self.models if name not in self.router.profiles]
-        if missing:
-            msg = (
-                f"The router has no profile of {', '.join(map(repr, missing))}; it has {list(self.router.models)}. "
-                "Register one first: router.register(router.profile(name, prompts, losses, cost=...))."
-            )
-            raise InvalidInputError(msg)
+        check_profiles(self.router, self.models)
         for name, model in self.models.items():
             self._chat_model(name, model)
-        weight = self.cost_weight
-        if weight is not None and not (isinstance(weight, Real) and math.isfinite(weight) and weight >= 0):
-            msg = f"cost_weight should be a number of at least 0 or None, but is {weight!r}."
-            raise InvalidInputError(msg)
+        check_cost_weight(self.cost_weight)
         if self.route_on not in {"run", "call"}:
             msg = f"route_on should be 'run' or 'call', but is {self.route_on!r}."
             raise InvalidInputError(msg)
