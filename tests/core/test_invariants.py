@@ -14,8 +14,8 @@ import unirouter_integrations
 PACKAGE = Path(unirouter_integrations.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-CORE = ("errors", "storage", "embedding", "learned_map", "clusters", "profiles", "decision", "router")
-LAYERS = (*CORE, "evaluation", "langchain", "llamaindex", "testing", "cli")
+CORE = ("errors", "storage", "embedding", "learned_map", "clusters", "profiles", "decision", "router", "checks")
+LAYERS = (*CORE, "evaluation", "profiling", "langchain", "llamaindex", "testing", "cli")
 FRAMEWORKS = {"langchain", "langchain_core", "langgraph", "llama_index", "torch", "sentence_transformers"}
 
 

@@ -18,11 +18,11 @@ from langchain_core.runnables.config import ensure_config, get_config_list, merg
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, model_validator
 from typing_extensions import override
 
+from unirouter_integrations.checks import check_cost_weight, check_profiles
 from unirouter_integrations.decision import RoutingDecision
 from unirouter_integrations.embedding import Vectors
 from unirouter_integrations.errors import InvalidInputError, MissingDependencyError, UnknownModelError
 from unirouter_integrations.langchain.capabilities import able, joint_profile, needs_of, why_not
-from unirouter_integrations.langchain.checks import check_cost_weight, check_profiles
 from unirouter_integrations.langchain.messages import JudgedBy, is_under_way, judged_text, last_model
 from unirouter_integrations.profiles import LLMProfile
 from unirouter_integrations.router import UniRouter

@@ -16,10 +16,10 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config, merge_configs, var_child_runnable_config
 from typing_extensions import override
 
+from unirouter_integrations.checks import check_cost_weight, check_profiles
 from unirouter_integrations.decision import RoutingDecision
 from unirouter_integrations.errors import InvalidInputError, MissingDependencyError
 from unirouter_integrations.langchain.capabilities import able, needs_of
-from unirouter_integrations.langchain.checks import check_cost_weight, check_profiles
 from unirouter_integrations.langchain.messages import is_under_way, last_human_text
 from unirouter_integrations.router import UniRouter
 
