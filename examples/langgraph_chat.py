@@ -66,7 +66,7 @@ def main() -> None:
     print("Each question goes to the cheapest model that will get it right:")
     chat(ChatUniRouter(router=router, models=models), "one")
     print("\nThe conversation stays with the model that began it:")
-    chat(ChatUniRouter(router=router, models=models, sticky="conversation"), "two")
+    chat(ChatUniRouter(router=router, models=models, sticky="thread"), "two")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Any, NamedTuple
@@ -147,13 +148,17 @@ class Pool:
         self.estimates = estimates
         self.fingerprint = fingerprint
         shape = (n_clusters, len(self.names))
-        self.error, self.std, self.cost = np.empty(shape), np.empty(shape), np.empty(shape)
+        self.error, self.std, cost = np.empty(shape), np.empty(shape), np.empty(shape)
         for column, (name, profile) in enumerate(self.profiles.items()):
             self.error[:, column], self.std[:, column] = estimates[name]
-            self.cost[:, column] = profile.cost
+            cost[:, column] = profile.cost
+        self._set_cost(cost)
+
+    def _set_cost(self, cost: Floats) -> None:
+        self.cost = cost
         # Each model's own, so that its numbers do not depend on others, and a power of two, so that 0.25 stays 0.25.
-        self._unit = np.exp2(np.frexp(self.cost.max(axis=0, initial=0))[1] - 1)
-        self._scaled_cost = self.cost / self._unit
+        self._unit = np.exp2(np.frexp(cost.max(axis=0, initial=0))[1] - 1)
+        self._scaled_cost = cost / self._unit
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -217,6 +222,13 @@ class Pool:
         if self.profiles.keys() == set(names):
             return self
         return Pool({name: self.profiles[name] for name in names}, self.estimates, len(self.error), self.fingerprint)
+
+    def surcharged(self, surcharges: Mapping[str, float]) -> Pool:
+        """The snapshot in which calls of some models cost more than their profiles say, whatever the prompt."""
+        added = np.array([surcharges.get(name, 0.0) for name in self.names])
+        dearer = copy(self)
+        dearer._set_cost(self.cost + added)  # noqa: SLF001
+        return dearer
 
     def unknown(self, names: Sequence[str]) -> UnknownModelError:
         """The error for names that are not registered."""

@@ -1,15 +1,18 @@
 """What a conversation is judged by, and when it stays with its model."""
 
+from dataclasses import asdict, replace
 from operator import itemgetter
 from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages.ai import UsageMetadata
 from langchain_core.runnables import RunnableBranch, RunnableLambda, RunnablePassthrough
 from langchain_core.tracers.context import collect_runs
 
 from unirouter_integrations import InvalidInputError, RoutingDecision, UniRouter
-from unirouter_integrations.langchain import ChatUniRouter
+from unirouter_integrations.langchain import ChatUniRouter, ModelRegistry
+from unirouter_integrations.profiling import Price
 from unirouter_integrations.testing import ChatFake
 
 
@@ -73,7 +76,7 @@ def test_a_loop_of_tool_calls_stays_with_its_model(router: UniRouter) -> None:
 
 def test_a_sticky_conversation_keeps_its_model(router: UniRouter) -> None:
     """Whatever is asked next, as long as the model takes part and can take the call."""
-    llm = chat(router, sticky="conversation")
+    llm = chat(router, sticky="thread")
     answer = llm.invoke("sum number i")
     history = [HumanMessage("sum number i"), answer, HumanMessage("poem number i")]
     assert chosen(llm.invoke(history)) == "abacus"
@@ -84,6 +87,68 @@ def test_a_sticky_conversation_keeps_its_model(router: UniRouter) -> None:
     assert chosen(llm.invoke([*history[:2], image])) == "poet"
     llm.unregister("abacus")
     assert chosen(llm.invoke(history)) == "poet"
+
+
+PRICES = {"abacus": Price(1, 4, cached_input=0.1), "poet": Price(1, 4, cached_input=0.1), "oracle": Price(5, 20)}
+
+
+def said(model: str, read: int, *, cached: int = 0) -> AIMessage:
+    """An answer of a model through the router, after reading this many tokens."""
+    usage = UsageMetadata(
+        input_tokens=read, output_tokens=0, total_tokens=read, input_token_details={"cache_read": cached}
+    )
+    return AIMessage("-", usage_metadata=usage, response_metadata={"unirouter": {"model": model}})
+
+
+def cache_aware(router: UniRouter, **fields: Any) -> ChatUniRouter:
+    """USD per 1,000 calls; an error is worth 50 of them."""
+    models: dict[str, Any] = {name: ChatFake(model=name) for name in PRICES}
+    registry = ModelRegistry(models, prices=PRICES)
+    return ChatUniRouter(router=router, models=registry, sticky="cache", **{"cost_weight": 0.02, **fields})
+
+
+@pytest.mark.parametrize(
+    ("before", "model", "history_cost"),
+    [
+        ([said("abacus", 10_000)], "poet", 10),  # 10 at full price against 1 from the cache: 9 are less than 50
+        ([said("abacus", 100_000)], "abacus", 10),  # 100 against 10
+        ([said("abacus", 100_000), said("abacus", 100_000, cached=100_000)], "abacus", 10),
+        ([said("abacus", 100_000), said("abacus", 100_000)], "poet", 100),  # the provider keeps nothing
+        ([said("poet", 100_000, cached=90_000), said("abacus", 100_000)], "abacus", 10),  # only just moved there
+        ([AIMessage("who said this?")], "poet", 0.003),  # 3 tokens by their characters
+        ([], "poet", 0),
+    ],
+)
+def test_a_conversation_moves_only_for_more_than_the_lost_cache(
+    router: UniRouter, before: list[BaseMessage], model: str, history_cost: float
+) -> None:
+    """What reading the history costs is in the expected cost of the decision."""
+    first = [HumanMessage("sum number i")] if before else []
+    decision = cache_aware(router).decide().invoke([*first, *before, HumanMessage("poem number i")])
+    own = {"abacus": 1, "poet": 2}[model]
+    assert decision.model == model
+    assert decision.expected_cost == pytest.approx(own + history_cost, abs=0.006)
+
+
+def test_cost_free_routing_knows_no_cache(router: UniRouter) -> None:
+    """At a cost weight of 0 a cache is worth nothing; within a loop of tool calls nothing moves all the same."""
+    llm = cache_aware(router, cost_weight=0)
+    history = [HumanMessage("sum number i"), said("abacus", 10**6)]
+    assert llm.decide().invoke([*history, HumanMessage("poem number i")]).model == "poet"
+    assert cache_aware(router).decide().invoke([*history, ToolMessage("4", tool_call_id="1")]).model == "abacus"
+
+
+def test_prices_may_be_those_that_profiling_noted(router: UniRouter) -> None:
+    """A registry's price counts more; without any, the model that lacks one is named."""
+    models = {name: ChatFake(model=name) for name in PRICES}
+    with pytest.raises(ValueError, match=r"sticky=\"cache\" needs the price of 'abacus'"):
+        ChatUniRouter(router=router, models=models, sticky="cache")
+    for name, profile in router.profiles.items():
+        router.register(replace(profile, metadata={"price": asdict(PRICES[name])}))
+    history = [HumanMessage("sum number i"), said("abacus", 100_000), HumanMessage("poem number i")]
+    assert ChatUniRouter(router=router, models=models, sticky="cache", cost_weight=0.02).decide().invoke(
+        history
+    ) == cache_aware(router).decide().invoke(history)
 
 
 async def test_deciding_alone_calls_no_model(router: UniRouter) -> None:

@@ -236,6 +236,17 @@ async def test_a_thread_is_decided_anew_for_each_human_message(
     assert caplog.records == []
 
 
+async def test_a_thread_may_keep_the_model_it_began_with(router: UniRouter, models: dict[str, Agentic]) -> None:
+    """Whatever is asked next, and in that thread alone; another model takes over only if it leaves."""
+    agent = agent_of(router, models, route_on="thread", checkpointer=InMemorySaver())
+    config: Any = {"configurable": {"thread_id": "1"}}
+    agent.invoke(asked("a sum"), config)
+    assert answers(await agent.ainvoke(asked("a poem"), config))[-1] == "abacus a poem"
+    assert answers(agent.invoke(asked("a poem"), {"configurable": {"thread_id": "2"}})) == ["poet a poem"]
+    del models["abacus"]
+    assert answers(agent.invoke(asked("a poem"), config))[-1] == "poet a poem"
+
+
 @pytest.mark.parametrize("route_on", MODES)
 def test_a_run_that_continues_a_loop_stays_with_its_model(
     router: UniRouter, models: dict[str, Agentic], route_on: str
@@ -468,7 +479,7 @@ def test_names_of_models_are_made_into_models_once(
         ({"models": {"poet": Agentic(model_name="x").bind(a=1)}}, "'poet' should be a bare chat model.*binds tools"),
         ({"cost_weight": -1}, "cost_weight should be a number of at least 0 or None, but is -1"),
         ({"cost_weight": "cheap"}, "cost_weight should be a number of at least 0 or None, but is 'cheap'"),
-        ({"route_on": "turn"}, "route_on should be 'run' or 'call', but is 'turn'"),
+        ({"route_on": "turn"}, "route_on should be 'run', 'call' or 'thread', but is 'turn'"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(

@@ -11,12 +11,13 @@ except ImportError as error:
     raise MissingDependencyError(msg) from error
 
 from unirouter_integrations.langchain.chat_models import ChatUniRouter
+from unirouter_integrations.langchain.registry import ModelRegistry
 
 if TYPE_CHECKING:
     from unirouter_integrations.langchain.decision_model import UniRouteDecisionModel as UniRouteDecisionModel
     from unirouter_integrations.langchain.middleware import UniRouterMiddleware as UniRouterMiddleware
 
-__all__ = ["ChatUniRouter"]  # what langchain-core alone gives; the others are there on request
+__all__ = ["ChatUniRouter", "ModelRegistry"]  # what langchain-core alone gives; the others are there on request
 
 
 def __getattr__(name: str) -> Any:

@@ -4,12 +4,13 @@ It *delegates* the public methods and opens no model run of its own. Calling a c
 tokens twice, stream them twice and lose bound tools; delegating, every call is exactly one run, the chosen model's.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
 from langchain_core.callbacks import CallbackManagerForLLMRun, Callbacks
-from langchain_core.language_models import BaseLLM, LanguageModelInput
+from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
@@ -21,13 +22,15 @@ from typing_extensions import override
 from unirouter_integrations.checks import check_cost_weight, check_profiles
 from unirouter_integrations.decision import RoutingDecision
 from unirouter_integrations.embedding import Vectors
-from unirouter_integrations.errors import InvalidInputError, MissingDependencyError, UnknownModelError
+from unirouter_integrations.errors import InvalidInputError, UnknownModelError
 from unirouter_integrations.langchain.capabilities import able, joint_profile, needs_of, why_not
 from unirouter_integrations.langchain.messages import JudgedBy, is_under_way, judged_text, last_model
+from unirouter_integrations.langchain.prompt_cache import history_costs
+from unirouter_integrations.langchain.registry import Model, ModelRegistry, checked_model, snapshot
 from unirouter_integrations.profiles import LLMProfile
+from unirouter_integrations.profiling import Price
 from unirouter_integrations.router import UniRouter
 
-Model = Runnable[LanguageModelInput, AIMessage]
 M = TypeVar("M", bound=AIMessage)
 
 _SETTINGS_OF_MODELS = ("cache", "rate_limiter", "disable_streaming", "custom_get_token_ids")
@@ -55,39 +58,24 @@ class _Operation(NamedTuple):
 
 
 class _Terms(NamedTuple):
-    """The terms of one call: lambda, the names that may take it, and why others may not."""
+    """The terms of one call: lambda, the names that may take it, why others may not, and what each costs besides."""
 
     cost_weight: float | None
     among: tuple[str, ...]
     excluded: tuple[tuple[str, str], ...]
+    surcharges: tuple[tuple[str, float], ...]
 
 
-def _checked_models(models: object) -> dict[str, Model]:
+def _checked_models(models: object) -> MutableMapping[str, Model]:
     """The very dict that was given, not a copy: what is registered later is seen by every copy of the chat model."""
+    if isinstance(models, ModelRegistry):
+        return models
     if not isinstance(models, dict):
-        msg = f"models should be a dict from names to chat models, not {type(models).__name__}."
+        msg = f"models should be a dict from names to chat models, or a ModelRegistry, not {type(models).__name__}."
         raise InvalidInputError(msg)
     for name, model in models.items():
-        models[name] = _checked_model(name, model)
+        models[name] = checked_model(name, model)
     return models
-
-
-def _checked_model(name: object, model: Any) -> Model:
-    """The model, made by `init_chat_model` if it is named by a string."""
-    if not isinstance(name, str):
-        msg = f"models should be named by str, but {name!r} is {type(name).__name__}."
-        raise InvalidInputError(msg)
-    if isinstance(model, str):
-        try:
-            from langchain.chat_models import init_chat_model
-        except ImportError as error:
-            msg = f"The model {name!r} is named by a string, {model!r}; making it needs pip install langchain."
-            raise MissingDependencyError(msg) from error
-        return init_chat_model(model)
-    if not isinstance(model, Runnable) or isinstance(model, BaseLLM):
-        msg = f"The model {name!r} should be a LangChain chat model, bare or bound, not {type(model).__name__}."
-        raise InvalidInputError(msg)
-    return model
 
 
 class ChatUniRouter(BaseChatModel):
@@ -105,19 +93,23 @@ class ChatUniRouter(BaseChatModel):
 
     Attributes:
         router: The fitted router, with a profile registered for each of the models.
-        models: The chat models by name; any of them may have arguments bound, or be named as `init_chat_model` names
-            it (`"openai:gpt-5-nano"`, needs `langchain`), and is then made at once. The dict is kept, not copied.
+        models: The chat models by name, in a dict or a `ModelRegistry`; any of them may have arguments bound, or be
+            named as `init_chat_model` names it (`"openai:gpt-5-nano"`, needs `langchain`), and is then made at once.
+            What is given is kept, not copied.
         cost_weight: lambda for the calls of this chat model; None for the router's.
         judged_by: What a prompt is judged by: its last human message that has text (`"last_human"`), with the system
             message before it, the whole `"conversation"`, or a function from the messages to a text.
         sticky: Which calls stay with the model that gave the last answer, if it still takes part and can take the call:
-            those of one loop of tool calls (`"tools"`), or all of a `"conversation"`, whose prompt cache is then kept.
-            The answers in the messages say which model that was.
+            those of one loop of tool calls (`"tools"`), or all of a conversation (`"thread"`), whose prompt cache is
+            then kept. With `"cache"` a conversation moves between its questions, but only if the expected gain is worth
+            more than the lost cache: to each model's cost is added what it costs it to read the conversation so far,
+            which the model that has it in its prompt cache reads at the cached price. That needs prices, and profiles
+            with costs in USD per 1,000 calls. The answers in the messages say which model gave them.
 
     Raises:
         ValidationError: From the constructor (pydantic's, a `ValueError`), if a model has no profile or is no chat
-            model, or a setting is given that only the models can have: `cache`, `rate_limiter`, `disable_streaming`,
-            `custom_get_token_ids`.
+            model, or has no price where one is needed, or a setting is given that only the models can have: `cache`,
+            `rate_limiter`, `disable_streaming`, `custom_get_token_ids`.
 
     Example:
         ```python
@@ -129,10 +121,10 @@ class ChatUniRouter(BaseChatModel):
     model_config = ConfigDict(arbitrary_types_allowed=True, hide_input_in_errors=True)
 
     router: UniRouter
-    models: Annotated[dict[str, Any], PlainValidator(_checked_models)]
+    models: Annotated[MutableMapping[str, Any], PlainValidator(_checked_models)]
     cost_weight: float | None = None
     judged_by: JudgedBy = "last_human"
-    sticky: Literal["tools", "conversation"] = "tools"
+    sticky: Literal["tools", "thread", "cache"] = "tools"
     operations: tuple[Any, ...] = Field(default=(), exclude=True, repr=False)
     _prepared: dict[str, tuple[Model, Model]] = PrivateAttr(default_factory=dict)
 
@@ -147,33 +139,35 @@ class ChatUniRouter(BaseChatModel):
                 raise InvalidInputError(msg)
         check_cost_weight(self.cost_weight)
         check_profiles(self.router, self.models)
+        if self.sticky == "cache":
+            self._prices(self.models)
         return self
 
-    def register(self, name: str, model: Model | str, profile: LLMProfile) -> None:
+    def register(self, name: str, model: Model | str, profile: LLMProfile, *, price: Price | None = None) -> None:
         """Let a new model take part from now on, in every chain that holds this chat model; or replace one.
 
         Args:
             name: Its name.
             model: The chat model, or its name for `init_chat_model`.
             profile: Its profile under the same name, as `router.profile(...)` makes it.
+            price: Its price, for a `ModelRegistry`; that in the profile's metadata, where `profile_model` notes it,
+                does as well.
 
         Raises:
             InvalidInputError: If the profile is of another name or of other clusters, or the model is not a chat model.
         """
-        made = _checked_model(name, model)
+        made = checked_model(name, model)
         if not isinstance(profile, LLMProfile) or profile.name != name:
             msg = f"{name!r} needs its own profile (router.profile({name!r}, ...) makes it), not {profile!r}."
             raise InvalidInputError(msg)
-        before = self.models.get(name)
-        self.models[name] = made
-        try:
-            self.router.register(profile)
-        except InvalidInputError:
-            if before is None:
-                del self.models[name]
-            else:
-                self.models[name] = before
-            raise
+        if price is not None and not isinstance(self.models, ModelRegistry):
+            msg = f"A dict of models has no place for the price of {name!r}; give models=ModelRegistry(...)."
+            raise InvalidInputError(msg)
+        self.router.register(profile)  # first: it takes part only once its model is there as well
+        if isinstance(self.models, ModelRegistry):
+            self.models.register(name, made, price=price)
+        else:
+            self.models[name] = made
 
     def unregister(self, name: str) -> None:
         """Take a model out of every decision from now on. Calls that already chose it are finished by it.
@@ -182,7 +176,8 @@ class ChatUniRouter(BaseChatModel):
             UnknownModelError: If no model of that name is registered.
         """
         self.router.unregister(name)
-        self.models.pop(name, None)
+        with suppress(KeyError):
+            del self.models[name]
 
     @override
     def invoke(
@@ -442,7 +437,7 @@ class ChatUniRouter(BaseChatModel):
         if _are_routed(inputs):
             return list(inputs), kwargs
         messages = [self._convert_input(item).to_messages() for item in inputs]
-        models = dict(self.models)
+        models = snapshot(self.models)
         terms, left = self._terms(messages, configs, kwargs, models)
         vectors = self.router.embed([judged_text(each, self.judged_by) for each in messages])
         return self._dispatched(inputs, self._decided(vectors, terms), models), left
@@ -453,7 +448,7 @@ class ChatUniRouter(BaseChatModel):
         if _are_routed(inputs):
             return list(inputs), kwargs
         messages = [self._convert_input(item).to_messages() for item in inputs]
-        models = dict(self.models)
+        models = snapshot(self.models)
         terms, left = self._terms(messages, configs, kwargs, models)
         vectors = await self.router.aembed([judged_text(each, self.judged_by) for each in messages])
         return self._dispatched(inputs, self._decided(vectors, terms), models), left
@@ -487,16 +482,35 @@ class ChatUniRouter(BaseChatModel):
         among = configurable.get("unirouter_among")
         forced = forced or configurable.get("unirouter_model")
         names = [forced] if forced is not None else list(models if among is None else among)
-        if forced is None and (self.sticky == "conversation" or is_under_way(messages)):
-            before = last_model(messages)
-            if before is not None and before in names and why_not(models[before], needs) is None:
-                names = [before]
         unknown = [name for name in names if name not in models]
         if unknown:
             msg = f"There is no model {unknown[0]!r}; the models are {', '.join(map(repr, models))}."
             raise UnknownModelError(msg)
+        surcharges: dict[str, float] = {}
+        if forced is None and (self.sticky == "thread" or is_under_way(messages)):
+            before = last_model(messages)
+            if before is not None and before in names and why_not(models[before], needs) is None:
+                names = [before]
+        elif forced is None and self.sticky == "cache":
+            surcharges = history_costs(messages, self._prices(names))
         names_of_able, reasons = able({name: models[name] for name in names}, needs)
-        return _Terms(weight, names_of_able, tuple(reasons.items()))
+        return _Terms(weight, names_of_able, tuple(reasons.items()), tuple(surcharges.items()))
+
+    def _prices(self, names: Iterable[str]) -> dict[str, Price]:
+        """The prices of these models, from the registry or from what `profile_model` has noted."""
+        profiles, prices = self.router.profiles, {}
+        for name in names:
+            price = self.models.price(name) if isinstance(self.models, ModelRegistry) else None
+            if price is None and name in profiles and (noted := profiles[name].metadata.get("price")):
+                price = Price(**noted)
+            if price is None:
+                msg = (
+                    f'sticky="cache" needs the price of {name!r}: '
+                    "models=ModelRegistry(models, prices={name: Price(input, output, cached_input=...)})."
+                )
+                raise InvalidInputError(msg)
+            prices[name] = price
+        return prices
 
     def _decided(self, vectors: Vectors, terms: Sequence[_Terms]) -> list[RoutingDecision]:
         """One decision for each input; inputs on the same terms are routed together."""
@@ -506,6 +520,8 @@ class ChatUniRouter(BaseChatModel):
         decisions: dict[int, RoutingDecision] = {}
         for one, members in rows.items():
             pool = self.router.registered(one.among)
+            if one.surcharges:
+                pool = pool.surcharged(dict(one.surcharges))
             found = self.router.route_many(vectors=vectors[members], cost_weight=one.cost_weight, among=pool)
             if one.excluded:
                 found = [replace(decision, excluded=dict(one.excluded)) for decision in found]

@@ -53,11 +53,13 @@ def is_under_way(messages: Sequence[BaseMessage]) -> bool:
 
 def last_model(messages: Sequence[BaseMessage]) -> str | None:
     """The model that a router chose for the last answer of a conversation; None if the answer does not say."""
-    for message in reversed(messages):
-        if isinstance(message, AIMessage):
-            noted = message.response_metadata.get("unirouter")
-            return str(noted["model"]) if isinstance(noted, dict) and "model" in noted else None
-    return None
+    return next((model_of(message) for message in reversed(messages) if isinstance(message, AIMessage)), None)
+
+
+def model_of(answer: AIMessage) -> str | None:
+    """The model that a router chose for an answer; None if it does not say."""
+    noted = answer.response_metadata.get("unirouter")
+    return str(noted["model"]) if isinstance(noted, dict) and "model" in noted else None
 
 
 def _joined(messages: Sequence[BaseMessage]) -> str:

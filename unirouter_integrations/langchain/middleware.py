@@ -21,6 +21,7 @@ from unirouter_integrations.decision import RoutingDecision
 from unirouter_integrations.errors import InvalidInputError, MissingDependencyError
 from unirouter_integrations.langchain.capabilities import able, needs_of
 from unirouter_integrations.langchain.messages import is_under_way, last_human_text
+from unirouter_integrations.langchain.registry import snapshot
 from unirouter_integrations.router import UniRouter
 
 try:
@@ -85,12 +86,14 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
 
     Args:
         router: The fitted router, with a profile registered for each of the models.
-        models: The chat models by name, or what `init_chat_model` makes them of. The mapping is kept, not copied: a
-            model joins by `models[name] = model` and `router.register(profile)`, while the agent is in use.
+        models: The chat models by name, or what `init_chat_model` makes them of; a dict or a `ModelRegistry`. It is
+            kept, not copied: a model joins by `models[name] = model` and `router.register(profile)`, while the agent is
+            in use.
         cost_weight: lambda for this agent; None for the router's. A `cost_weight` in the context of a run, as attribute
             or key, comes before both.
-        route_on: When to look for a new human message: `"run"` once at the start of each run, `"call"` before each call
-            of a model, for agents to which messages are added on the way.
+        route_on: When to look for a new human message: `"run"` once at the start of each run; `"call"` before each call
+            of a model, for agents to which messages are added on the way; `"thread"` only at the start of a
+            checkpointed conversation, whose prompt cache is then kept.
 
     Raises:
         InvalidInputError: If a model has no profile or is no chat model, or an argument is out of range.
@@ -111,7 +114,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         models: Models,
         *,
         cost_weight: float | None = None,
-        route_on: Literal["run", "call"] = "run",
+        route_on: Literal["run", "call", "thread"] = "run",
     ) -> None:
         super().__init__()
         self.router = router
@@ -129,15 +132,15 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         for name, model in self.models.items():
             self._chat_model(name, model)
         check_cost_weight(self.cost_weight)
-        if self.route_on not in {"run", "call"}:
-            msg = f"route_on should be 'run' or 'call', but is {self.route_on!r}."
+        if self.route_on not in {"run", "call", "thread"}:
+            msg = f"route_on should be 'run', 'call' or 'thread', but is {self.route_on!r}."
             raise InvalidInputError(msg)
 
     @override
     def before_agent(self, state: AgentState[Any], runtime: Runtime[ContextT]) -> dict[str, Any] | None:
         """Decide which model takes the run."""
         messages, models = state["messages"], self._able(state["messages"])
-        if self.route_on == "call" or (is_under_way(messages) and self._standing(state, models.names)):
+        if self.route_on == "call" or self._goes_on(state, models.names):
             return None
         decision = self.router.route(last_human_text(messages), **self._terms(runtime, models))
         return {_ROUTE: models.noted(decision)}
@@ -146,7 +149,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
     async def abefore_agent(self, state: AgentState[Any], runtime: Runtime[ContextT]) -> dict[str, Any] | None:
         """Decide which model takes the run, awaiting the embedder."""
         messages, models = state["messages"], self._able(state["messages"])
-        if self.route_on == "call" or (is_under_way(messages) and self._standing(state, models.names)):
+        if self.route_on == "call" or self._goes_on(state, models.names):
             return None
         decision = await self.router.aroute(last_human_text(messages), **self._terms(runtime, models))
         return {_ROUTE: models.noted(decision)}
@@ -185,8 +188,13 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
 
     def _able(self, messages: Sequence[BaseMessage], tools: Sequence[Any] = ()) -> "_Able":
         """The models that can take a call; before a run, nothing is known of its tools."""
-        by_name = {name: self._chat_model(name, model) for name, model in dict(self.models).items()}
+        by_name = {name: self._chat_model(name, model) for name, model in snapshot(self.models).items()}
         return _Able(by_name, *able(by_name, needs_of(messages, {"tool_calling"} if tools else ())))
+
+    def _goes_on(self, state: AgentState[Any], names: Collection[str]) -> bool:
+        """Whether a run belongs to the decision in the state."""
+        same = self.route_on == "thread" or is_under_way(state["messages"])
+        return same and self._standing(state, names) is not None
 
     def _standing(self, state: Mapping[str, Any], names: Collection[str]) -> dict[str, Any] | None:
         """The decision in the state, if its model still takes part."""

@@ -1,0 +1,100 @@
+"""`ModelRegistry`: models and prices that change while calls are in flight."""
+
+import threading
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage
+
+from unirouter_integrations import InvalidInputError, UniRouter
+from unirouter_integrations.langchain import ChatUniRouter, ModelRegistry
+from unirouter_integrations.profiling import Price
+from unirouter_integrations.testing import ChatFake
+
+NAMES = ("abacus", "poet", "oracle")
+
+
+def fakes() -> dict[str, Any]:
+    return {name: ChatFake(model=name) for name in NAMES}
+
+
+def test_it_is_a_dict_of_models_with_prices() -> None:
+    """A model that is replaced keeps its price, unless it comes with another one."""
+    registry = ModelRegistry(fakes(), prices={"poet": Price(1, 2)})
+    assert list(registry) == list(NAMES)
+    assert (registry.price("poet"), registry.price("abacus"), registry.price("nobody")) == (Price(1, 2), None, None)
+    registry["poet"] = ChatFake(model="new")
+    assert registry.price("poet") == Price(1, 2)
+    registry.register("poet", ChatFake(model="newer"), price=Price(3, 4))
+    assert registry.price("poet") == Price(3, 4)
+    del registry["poet"]
+    assert "poet" not in registry
+    assert repr(registry) == "ModelRegistry(['abacus', 'oracle'])"
+    assert list(deepcopy(registry)) == ["abacus", "oracle"]
+
+
+@pytest.mark.parametrize(
+    ("models", "prices", "match"),
+    [
+        ({"poet": object()}, {}, "The model 'poet' should be a LangChain chat model, bare or bound, not object"),
+        ({7: ChatFake()}, {}, "models should be named by str, but 7 is int"),
+        ({"poet": ChatFake()}, {"bard": Price(1, 2)}, "There is a price for 'bard', but no such model"),
+        ({"poet": ChatFake()}, {"poet": 2.0}, r"The price of 'poet' should be a Price\(input, output\), not float"),
+    ],
+)
+def test_what_does_not_fit_is_refused(models: Any, prices: Any, match: str) -> None:
+    """The message names the model."""
+    with pytest.raises(InvalidInputError, match=match):
+        ModelRegistry(models, prices=prices)
+
+
+def test_one_registry_serves_several_routers(router: UniRouter) -> None:
+    """What one of them registers, with its price, the other may choose; so may chains made before."""
+    registry = ModelRegistry(fakes())
+    first, second = (ChatUniRouter(router=router, models=registry) for _ in range(2))
+    profile = router.profile("bargain", ["sum", "poem", "date"], [0, 0, 0], cost=0)
+    first.register("bargain", ChatFake(model="bargain"), profile, price=Price(0, 0))
+    assert second.invoke("sum number i").text == "bargain: sum number i"
+    assert registry.price("bargain") == Price(0, 0)
+    second.unregister("bargain")
+    assert first.invoke("sum number i").text == "abacus: sum number i"
+    with pytest.raises(InvalidInputError, match="A dict of models has no place for the price of 'bargain'"):
+        ChatUniRouter(router=router, models=fakes()).register("bargain", ChatFake(), profile, price=Price(0, 0))
+
+
+def test_models_come_and_go_while_calls_are_in_flight(router: UniRouter) -> None:
+    """No call fails, and every answer is that of the model its decision names."""
+    registry = ModelRegistry(fakes())
+    llm = ChatUniRouter(router=router, models=registry)
+    profile = router.profile("bargain", ["sum", "poem", "date"], [0, 0, 0], cost=0)
+    going_on = threading.Event()
+    failed: list[object] = []
+
+    def change() -> None:
+        while not going_on.is_set():
+            llm.register("bargain", ChatFake(model="bargain"), profile)
+            registry["oracle"] = ChatFake(model="oracle")
+            llm.unregister("bargain")
+
+    def call() -> None:
+        try:
+            failed.extend(answer for _ in range(100) for answer in wrong(llm.batch(["sum number i"] * 2)))
+        except Exception as error:  # noqa: BLE001  # a thread's errors would be lost
+            failed.append(error)
+
+    changing = [threading.Thread(target=change)]
+    calling = [threading.Thread(target=call) for _ in range(4)]
+    for thread in (*changing, *calling):
+        thread.start()
+    for thread in calling:
+        thread.join()
+    going_on.set()
+    changing[0].join()
+    assert failed == []
+
+
+def wrong(answers: list[AIMessage]) -> Iterator[AIMessage]:
+    """Those that are not of the model that their decision names."""
+    return (each for each in answers if not each.text.startswith(each.response_metadata["unirouter"]["model"] + ":"))

@@ -1,0 +1,45 @@
+"""What it costs to go on with a conversation, with the model that has it in its prompt cache and with any other."""
+
+from collections.abc import Mapping, Sequence
+
+from langchain_core.messages import AIMessage, BaseMessage
+
+from unirouter_integrations.langchain.capabilities import needs_of
+from unirouter_integrations.langchain.messages import model_of
+from unirouter_integrations.profiling import Price, Usage
+
+_CALLS = 1000
+
+
+def history_costs(messages: Sequence[BaseMessage], prices: Mapping[str, Price]) -> dict[str, float]:
+    """What reading the conversation so far again adds to the next call of each model, in USD per 1,000 calls.
+
+    The conversation so far is what the last answer has read and written, by its `usage_metadata`. The model that gave
+    it reads at the cached price as large a part of it as its provider kept of the call before, by the cache reads of
+    the last answer; all of it, if it has answered only once. Every other model reads all of it at the full price.
+
+    Args:
+        messages: The conversation.
+        prices: The price of each model.
+    """
+    answers = [message for message in messages if isinstance(message, AIMessage)]
+    if not answers:
+        return {}
+    last = answers[-1]
+    warm, tokens = model_of(last), _tokens(last) or needs_of(messages, ()).tokens
+    kept = 1.0
+    if len(answers) > 1 and model_of(answers[-2]) == warm and (could := _tokens(answers[-2])):
+        kept = min(_cached(last) / could, 1.0)
+    return {
+        name: _CALLS * price.cost(Usage(tokens, 0, round(tokens * kept) if name == warm else 0))
+        for name, price in prices.items()
+    }
+
+
+def _tokens(answer: AIMessage) -> int:
+    return answer.usage_metadata["total_tokens"] if answer.usage_metadata else 0
+
+
+def _cached(answer: AIMessage) -> int:
+    details = answer.usage_metadata.get("input_token_details") if answer.usage_metadata else None
+    return (details or {}).get("cache_read") or 0
