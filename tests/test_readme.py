@@ -21,7 +21,7 @@ def test_every_python_block_runs_in_order(tmp_path: Path, monkeypatch: pytest.Mo
     pytest.importorskip("langchain")
     monkeypatch.chdir(tmp_path)
     found = blocks("python")
-    assert len(found) == 8
+    assert len(found) == 9
     namespace: dict[str, object] = {}
     for block in found:
         exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
@@ -32,7 +32,7 @@ def test_the_quoted_decision_is_what_the_router_says(tmp_path: Path, monkeypatch
     """Word for word, up to who would be next."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
-    for block in blocks("python")[:4]:
+    for block in blocks("python")[:5]:
         exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
     said = str(namespace["router"].route("Write a poem about three birds."))  # type: ignore[attr-defined]
     quoted = re.search(r"reads like this: `(.*?)next would", README, re.DOTALL)

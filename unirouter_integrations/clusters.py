@@ -190,7 +190,7 @@ class PromptClusters:
         phi, familiarity = self.gate(points), self._familiarity(points)
         if self.least_known > 0:
             familiarity *= np.minimum(np.linalg.norm(raw, axis=1) / self.least_known, 1) ** 2
-        if familiarity.min(initial=1) == 1:
+        if np.minimum.reduce(familiarity, initial=1) == 1:
             return Memberships(phi, familiarity)
         familiar = familiarity[:, None]
         return Memberships(familiar * phi + (1 - familiar) * self.shares, familiarity)
@@ -281,9 +281,9 @@ class PromptClusters:
     def _familiarity(self, points: Vectors) -> Floats:
         # On unit vectors |x - c|^2 = 2 (1/2 - x.c + |c|^2 / 2).
         within, over = self.reach
-        nearest = (points @ self.centroids.T - self._offsets).max(axis=1)
+        nearest = np.maximum.reduce(points @ self.centroids.T - self._offsets, axis=1)
         fall = np.exp(np.minimum(2 * nearest - 1 + within, 0, dtype=np.float64) / over)
-        return np.asarray(fall * points.any(axis=1))
+        return np.asarray(fall * np.logical_or.reduce(points, axis=1))
 
     @cached_property
     def _offsets(self) -> Vectors:

@@ -35,7 +35,7 @@ def score(error: Any, cost: Any, cost_weight: float) -> Any:
 def best(error: Floats, cost: Floats, cost_weight: float) -> npt.NDArray[np.intp]:
     """The index, along the last axis, of the least score; of equal scores, the cheaper one's."""
     scores = score(error, cost, cost_weight)
-    tied = scores == scores.min(axis=-1, keepdims=True)
+    tied = scores == np.minimum.reduce(scores, axis=-1, keepdims=True)
     return np.asarray(np.argmin(np.where(tied, cost, np.inf), axis=-1))
 
 
@@ -158,7 +158,7 @@ class Pool:
         self.cost = cost
         # Each model's own, so that its numbers do not depend on others, and a power of two, so that 0.25 stays 0.25.
         self._unit = np.exp2(np.frexp(cost.max(axis=0, initial=0))[1] - 1)
-        self._scaled_cost = cost / self._unit
+        self._tables = np.hstack([self.error, cost / self._unit])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -168,7 +168,9 @@ class Pool:
 
         Rounded, so that models that are equal come out equal in whatever order the products are summed.
         """
-        return Expected((phi @ self.error).round(_DIGITS), (phi @ self._scaled_cost).round(_DIGITS) * self._unit)
+        both = (phi @ self._tables).round(_DIGITS)
+        size = len(self.names)
+        return Expected(both[..., :size], both[..., size:] * self._unit)
 
     def std_of(self, column: int, phi: Floats, familiarity: float) -> float:
         """The standard deviation of Phi(x) . Psi(h) for one model and one prompt.

@@ -33,7 +33,7 @@ _PUNCTUATION = frozenset(".,;:!?…\"'")
 _RARE_TERMS_FROM = 20
 _LARGEST = 1e6
 _AT_ONCE = 16
-_SQUARES_FROM, _SQUARES_TO = 1e-10, 1e10
+_SQUARES_FROM, _SQUARES_TO = 1e-20, 1e20
 
 
 @runtime_checkable
@@ -147,11 +147,14 @@ def check_vectors(vectors: npt.ArrayLike, *, rows: int | None = None, dimension:
 
 def unit(vectors: Vectors) -> Vectors:
     """The vectors scaled to length 1; zero vectors stay zero."""
+    with np.errstate(over="ignore", under="ignore"):
+        squares = np.add.reduce(vectors * vectors, axis=-1, keepdims=True)
+    ordinary = (squares > _SQUARES_FROM) & (squares < _SQUARES_TO)
+    if np.logical_and.reduce(ordinary, axis=None):
+        return np.asarray(vectors / np.sqrt(squares))
     # The squares of very large and very small entries are not finite; dividing by the largest one first keeps them so.
-    scale = np.abs(vectors).max(axis=-1, keepdims=True, initial=0)
-    extreme = ((scale < _SQUARES_FROM) | (scale > _SQUARES_TO)) & (scale > 0)
-    if extreme.any():
-        vectors = np.asarray(vectors / np.where(extreme, scale, 1), np.float32)
+    scale = np.where(ordinary, 1, np.abs(vectors).max(axis=-1, keepdims=True, initial=0))
+    vectors = np.asarray(vectors / np.where(scale > 0, scale, 1), np.float32)
     length = np.sqrt((vectors * vectors).sum(axis=-1, keepdims=True))
     return np.asarray(vectors / np.where(length > 0, length, 1), np.float32)
 

@@ -42,11 +42,11 @@ class LearnedMap:
 
     def __call__(self, vectors: Vectors) -> Floats:
         """The memberships of each vector, `(n, K)`; none is negative, and each row sums to 1."""
-        scores = (vectors @ self.weights.T + self.bias).astype(np.float64)
-        scores -= scores.max(axis=1, keepdims=True)
-        np.exp(scores, out=scores)
-        scores /= scores.sum(axis=1, keepdims=True)
-        return scores
+        scores = vectors @ self.weights.T + self.bias
+        # The ufuncs' own `reduce` takes half the time of `max` and `sum`, which counts where there is one row.
+        powers = np.exp(scores - np.maximum.reduce(scores, axis=1, keepdims=True), dtype=np.float64)
+        powers /= np.add.reduce(powers, axis=1, keepdims=True)
+        return powers
 
     def fit(self, vectors: Vectors, losses: Floats, psi: Floats, *, seed: int = 0) -> LearnedMap:
         """Learn on from here, so that Phi(x) . Psi(h) tells the outcomes of known models.
