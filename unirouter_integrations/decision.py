@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from typing import Any, NamedTuple
 
@@ -111,6 +111,15 @@ class RoutingDecision(Candidate):
             for column in np.lexsort((cost, scores)).tolist()
         )
 
+    def without(self, model: str, reason: str) -> RoutingDecision | None:
+        """The decision if this model did not take part, for the reason given; None if no other candidate is left."""
+        left = [name for name in self._pool.names if name != model]
+        if not left:
+            return None
+        memberships = Memberships(self._phi[None], np.array([self.familiarity]))
+        (others,) = self._pool.among(left).decide(memberships, {self.cluster: self.terms}, self.cost_weight)
+        return replace(others, excluded={**self.excluded, model: reason})
+
     def as_dict(self) -> dict[str, Any]:
         """The decision as plain JSON, without the ranking."""
         plain = {
@@ -185,7 +194,10 @@ class Pool:
         return math.sqrt(std**2 + (1 - familiarity) * float(phi @ (errors - phi @ errors) ** 2))
 
     def decide(
-        self, memberships: Memberships, terms: Sequence[tuple[str, ...]], cost_weight: float
+        self,
+        memberships: Memberships,
+        terms: Sequence[tuple[str, ...]] | Mapping[int, tuple[str, ...]],
+        cost_weight: float,
     ) -> list[RoutingDecision]:
         """The decision for each of some prompts; `terms` describe the clusters."""
         expected = self.expected(memberships.phi)
@@ -220,10 +232,15 @@ class Pool:
 
     def among(self, names: Sequence[str]) -> Pool:
         """The snapshot of these models alone."""
-        self.columns(names)
-        if self.profiles.keys() == set(names):
+        columns = sorted(set(self.columns(names)))
+        if len(columns) == len(self.names):
             return self
-        return Pool({name: self.profiles[name] for name in names}, self.estimates, len(self.error), self.fingerprint)
+        some = copy(self)
+        some.names = tuple(self.names[column] for column in columns)
+        some.profiles = {name: self.profiles[name] for name in some.names}
+        some.error, some.std = self.error[:, columns], self.std[:, columns]
+        some._set_cost(self.cost[:, columns])  # noqa: SLF001
+        return some
 
     def surcharged(self, surcharges: Mapping[str, float]) -> Pool:
         """The snapshot in which calls of some models cost more than their profiles say, whatever the prompt."""

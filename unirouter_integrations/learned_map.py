@@ -44,7 +44,7 @@ class LearnedMap:
         """The memberships of each vector, `(n, K)`; none is negative, and each row sums to 1."""
         scores = vectors @ self.weights.T + self.bias
         # The ufuncs' own `reduce` takes half the time of `max` and `sum`, which counts where there is one row.
-        powers = np.exp(scores - np.maximum.reduce(scores, axis=1, keepdims=True), dtype=np.float64)
+        powers: Floats = np.exp(scores - np.maximum.reduce(scores, axis=1, keepdims=True), dtype=np.float64)
         powers /= np.add.reduce(powers, axis=1, keepdims=True)
         return powers
 

@@ -189,7 +189,8 @@ def test_arguments_reach_the_chosen_model(llm: ChatUniRouter) -> None:
 
 
 async def test_an_error_of_the_chosen_model_passes_through(llm: ChatUniRouter) -> None:
-    """As it came; in a batch it may be returned in its place."""
+    """As it came, if no other model shall take over; in a batch it may be returned in its place."""
+    llm = llm.model_copy(update={"fallback": False})
     llm.models["poet"] = Echo(model_name="poet", error=TimeoutError("too slow"))
     with pytest.raises(TimeoutError, match="too slow"):
         llm.invoke("a poem")

@@ -4,11 +4,13 @@ It *delegates* the public methods and opens no model run of its own. Calling a c
 tokens twice, stream them twice and lose bound tools; delegating, every call is exactly one run, the chosen model's.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
+import numpy as np
 from langchain_core.callbacks import CallbackManagerForLLMRun, Callbacks
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -23,8 +25,9 @@ from unirouter_integrations.checks import check_cost_weight, check_profiles
 from unirouter_integrations.decision import RoutingDecision
 from unirouter_integrations.embedding import Vectors
 from unirouter_integrations.errors import InvalidInputError, UnknownModelError
+from unirouter_integrations.fallback import Cooldowns, is_survivable, retry_after, within
 from unirouter_integrations.langchain.capabilities import able, joint_profile, needs_of, why_not
-from unirouter_integrations.langchain.messages import JudgedBy, is_under_way, judged_text, last_model
+from unirouter_integrations.langchain.messages import JudgedBy, is_refusal, is_under_way, judged_text, last_model
 from unirouter_integrations.langchain.prompt_cache import history_costs
 from unirouter_integrations.langchain.registry import Model, ModelRegistry, checked_model, snapshot
 from unirouter_integrations.profiles import LLMProfile
@@ -41,7 +44,7 @@ class _Routed(NamedTuple):
 
     input: Any
     decision: RoutingDecision
-    model: Model
+    models: dict[str, Model]
 
 
 class _Operation(NamedTuple):
@@ -84,7 +87,7 @@ class ChatUniRouter(BaseChatModel):
     Put it where a chat model stood: `prompt | ChatUniRouter(router=router, models=models) | parser`. The prompt is
     judged by its last human message. Answers come from the chosen model as they are, with the decision added under
     `response_metadata["unirouter"]` (of a stream: on its first chunk); the run's trace carries it as metadata
-    `unirouter_model`, `unirouter_cluster` and so on. Errors of the chosen model pass through unchanged.
+    `unirouter_model`, `unirouter_cluster` and so on. If a model fails, the next best one takes the call.
 
     A call may have its own terms: `config={"configurable": {...}}` with `unirouter_cost_weight`, `unirouter_among`
     (names) or `unirouter_model` (a name), or the keyword `model="<name>"`. Models that cannot take a call at all, by
@@ -105,6 +108,15 @@ class ChatUniRouter(BaseChatModel):
             more than the lost cache: to each model's cost is added what it costs it to read the conversation so far,
             which the model that has it in its prompt cache reads at the cached price. That needs prices, and profiles
             with costs in USD per 1,000 calls. The answers in the messages say which model gave them.
+        fallback: Whether, after an error that another model could survive (rate limit, timeout, lost connection, server
+            error, context overflow), the next best model of the same decision takes the call; of a stream only before
+            its first chunk. `"refusals"`: after a refusal as well. The decision then names the model that answered, and
+            those that failed among the excluded ones. Other errors, those of a model that was forced or holds a loop of
+            tool calls, and the last one's, are raised as they come.
+        cooldown: For how many seconds a model rests that failed three times in a row, unless its provider says for how
+            long. Then one call tries it.
+        default: The name of the model that answers where the prompt cannot be embedded; None to raise the error.
+        embedding_timeout: After how many seconds that is so; None for no limit.
 
     Raises:
         ValidationError: From the constructor (pydantic's, a `ValueError`), if a model has no profile or is no chat
@@ -125,8 +137,18 @@ class ChatUniRouter(BaseChatModel):
     cost_weight: float | None = None
     judged_by: JudgedBy = "last_human"
     sticky: Literal["tools", "thread", "cache"] = "tools"
+    fallback: bool | Literal["refusals"] = True
+    cooldown: float = Field(default=30.0, ge=0)
+    default: str | None = None
+    embedding_timeout: float | None = Field(default=None, gt=0)
     operations: tuple[Any, ...] = Field(default=(), exclude=True, repr=False)
     _prepared: dict[str, tuple[Model, Model]] = PrivateAttr(default_factory=dict)
+    _cooldowns: Cooldowns = PrivateAttr()
+
+    @override
+    def model_post_init(self, context: Any, /) -> None:
+        super().model_post_init(context)
+        self._cooldowns = Cooldowns(self.cooldown)
 
     @model_validator(mode="after")
     def _check_profiles(self) -> "ChatUniRouter":
@@ -141,6 +163,9 @@ class ChatUniRouter(BaseChatModel):
         check_profiles(self.router, self.models)
         if self.sticky == "cache":
             self._prices(self.models)
+        if self.default is not None and self.default not in self.models:
+            msg = f"default should be one of the models, {', '.join(map(repr, self.models))}, but is {self.default!r}."
+            raise InvalidInputError(msg)
         return self
 
     def register(self, name: str, model: Model | str, profile: LLMProfile, *, price: Price | None = None) -> None:
@@ -189,8 +214,19 @@ class ChatUniRouter(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         given = ensure_config(config)
-        routed, kwargs = self._route([input], [given], kwargs)
-        return self._noted(routed[0].model.invoke(*self._call(routed[0], given), **_with(stop, kwargs)), routed[0])
+        (routed,), kwargs = self._route([input], [given], kwargs)
+        while True:
+            try:
+                model, item, traced = self._call(routed, given)
+                answer = self._noted(model.invoke(item, traced, **_with(stop, kwargs)), routed)
+                following = self._after_refusal(answer, routed)
+            except Exception as error:
+                following = self._after_failure(error, routed)
+                if following is None:
+                    raise
+            if following is None:
+                return answer
+            routed = following
 
     @override
     async def ainvoke(
@@ -202,9 +238,19 @@ class ChatUniRouter(BaseChatModel):
         **kwargs: Any,
     ) -> AIMessage:
         given = ensure_config(config)
-        routed, kwargs = await self._aroute([input], [given], kwargs)
-        answer = await routed[0].model.ainvoke(*self._call(routed[0], given), **_with(stop, kwargs))
-        return self._noted(answer, routed[0])
+        (routed,), kwargs = await self._aroute([input], [given], kwargs)
+        while True:
+            try:
+                model, item, traced = self._call(routed, given)
+                answer = self._noted(await model.ainvoke(item, traced, **_with(stop, kwargs)), routed)
+                following = self._after_refusal(answer, routed)
+            except Exception as error:
+                following = self._after_failure(error, routed)
+                if following is None:
+                    raise
+            if following is None:
+                return answer
+            routed = following
 
     @override
     def stream(
@@ -216,12 +262,22 @@ class ChatUniRouter(BaseChatModel):
         **kwargs: Any,
     ) -> Iterator[AIMessageChunk]:
         given = ensure_config(config)
-        routed, kwargs = self._route([input], [given], kwargs)
-        chunks = routed[0].model.stream(*self._call(routed[0], given), **_with(stop, kwargs))
-        first = True
-        for chunk in chunks:
-            yield cast("AIMessageChunk", self._noted(chunk, routed[0]) if first else chunk)
-            first = False
+        (routed,), kwargs = self._route([input], [given], kwargs)
+        begun = False
+        while True:
+            try:
+                model, item, traced = self._call(routed, given)
+                for chunk in model.stream(item, traced, **_with(stop, kwargs)):
+                    noted = chunk if begun else self._noted(chunk, routed)
+                    begun = True
+                    yield cast("AIMessageChunk", noted)
+            except Exception as error:
+                following = None if begun else self._after_failure(error, routed)
+                if following is None:
+                    raise
+                routed = following
+            else:
+                return
 
     @override
     async def astream(
@@ -233,16 +289,26 @@ class ChatUniRouter(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[AIMessageChunk]:
         given = ensure_config(config)
-        routed, kwargs = await self._aroute([input], [given], kwargs)
-        chunks = routed[0].model.astream(*self._call(routed[0], given), **_with(stop, kwargs))
-        first = True
-        try:
-            async for chunk in chunks:
-                yield cast("AIMessageChunk", self._noted(chunk, routed[0]) if first else chunk)
-                first = False
-        finally:  # closed early, this stream closes the model's at once
-            if isinstance(chunks, AsyncGenerator):
-                await chunks.aclose()
+        (routed,), kwargs = await self._aroute([input], [given], kwargs)
+        begun = False
+        while True:
+            model, item, traced = self._call(routed, given)
+            chunks = model.astream(item, traced, **_with(stop, kwargs))
+            try:
+                async for chunk in chunks:
+                    noted = chunk if begun else self._noted(chunk, routed)
+                    begun = True
+                    yield cast("AIMessageChunk", noted)
+            except Exception as error:
+                following = None if begun else self._after_failure(error, routed)
+                if following is None:
+                    raise
+                routed = following
+            else:
+                return
+            finally:  # closed early, this stream closes the model's at once
+                if isinstance(chunks, AsyncGenerator):
+                    await chunks.aclose()
 
     @override
     def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
@@ -250,8 +316,9 @@ class ChatUniRouter(BaseChatModel):
         if kwargs.get("version") != "v3":
             return super().stream_events(input, config, **kwargs)
         given = ensure_config(config)
-        routed, kwargs = self._route([input], [given], kwargs)
-        return routed[0].model.stream_events(*self._call(routed[0], given), **kwargs)
+        (routed,), kwargs = self._route([input], [given], kwargs)
+        model, item, traced = self._call(routed, given)
+        return model.stream_events(item, traced, **kwargs)
 
     @override
     def astream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
@@ -261,9 +328,9 @@ class ChatUniRouter(BaseChatModel):
 
         async def chosen() -> Any:
             given = ensure_config(config)
-            routed, left = await self._aroute([input], [given], kwargs)
-            stream: Any = routed[0].model.astream_events(*self._call(routed[0], given), **left)
-            return await stream
+            (routed,), left = await self._aroute([input], [given], kwargs)
+            model, item, traced = self._call(routed, given)
+            return await model.astream_events(item, traced, **left)
 
         return chosen()
 
@@ -439,7 +506,13 @@ class ChatUniRouter(BaseChatModel):
         messages = [self._convert_input(item).to_messages() for item in inputs]
         models = snapshot(self.models)
         terms, left = self._terms(messages, configs, kwargs, models)
-        vectors = self.router.embed([judged_text(each, self.judged_by) for each in messages])
+        texts = [judged_text(each, self.judged_by) for each in messages]
+        try:
+            vectors = within(self.embedding_timeout, lambda: self.router.embed(texts))
+        except Exception as error:
+            if self.default is None:
+                raise
+            vectors, terms = self._blind(terms, error)
         return self._dispatched(inputs, self._decided(vectors, terms), models), left
 
     async def _aroute(
@@ -450,7 +523,13 @@ class ChatUniRouter(BaseChatModel):
         messages = [self._convert_input(item).to_messages() for item in inputs]
         models = snapshot(self.models)
         terms, left = self._terms(messages, configs, kwargs, models)
-        vectors = await self.router.aembed([judged_text(each, self.judged_by) for each in messages])
+        texts = [judged_text(each, self.judged_by) for each in messages]
+        try:
+            vectors = await asyncio.wait_for(self.router.aembed(texts), self.embedding_timeout)
+        except Exception as error:
+            if self.default is None:
+                raise
+            vectors, terms = self._blind(terms, error)
         return self._dispatched(inputs, self._decided(vectors, terms), models), left
 
     def _terms(
@@ -494,6 +573,10 @@ class ChatUniRouter(BaseChatModel):
         elif forced is None and self.sticky == "cache":
             surcharges = history_costs(messages, self._prices(names))
         names_of_able, reasons = able({name: models[name] for name in names}, needs)
+        resting = self._cooldowns.resting(names_of_able)
+        if len(resting) < len(names_of_able):  # if all rest, one of them has to be tried
+            names_of_able = tuple(name for name in names_of_able if name not in resting)
+            reasons |= resting
         return _Terms(weight, names_of_able, tuple(reasons.items()), tuple(surcharges.items()))
 
     def _prices(self, names: Iterable[str]) -> dict[str, Price]:
@@ -531,10 +614,36 @@ class ChatUniRouter(BaseChatModel):
     def _dispatched(
         self, inputs: Sequence[Any], decisions: Sequence[RoutingDecision], models: dict[str, Model]
     ) -> list[_Routed]:
-        return [
-            _Routed(item, decision, self._prepare(decision.model, models[decision.model]))
-            for item, decision in zip(inputs, decisions, strict=True)
-        ]
+        return [_Routed(item, decision, models) for item, decision in zip(inputs, decisions, strict=True)]
+
+    def _blind(self, terms: Sequence[_Terms], error: Exception) -> tuple[Vectors, list[_Terms]]:
+        """What stands for the vectors of prompts that could not be embedded, and terms by which the default answers."""
+        reason = f"the prompt could not be embedded ({type(error).__name__})"
+        blind = []
+        for one in terms:
+            if self.default in one.among:
+                others = tuple((name, reason) for name in one.among if name != self.default)
+                blind.append(one._replace(among=(self.default,), excluded=(*one.excluded, *others)))
+            else:
+                blind.append(one)
+        return np.zeros((len(terms), self.router.clusters.dimension), np.float32), blind
+
+    def _after_failure(self, error: Exception, routed: _Routed) -> _Routed | None:
+        """The call as the next best model of the same decision takes it; None if none could do better."""
+        if not self.fallback or not is_survivable(error):
+            return None
+        self._cooldowns.failed(routed.decision.model, retry_after(error))
+        return self._without(routed, f"it failed with {type(error).__name__}")
+
+    def _after_refusal(self, answer: M, routed: _Routed) -> _Routed | None:
+        """The call as the next best model of the same decision takes it, if that is asked for after a refusal."""
+        if self.fallback != "refusals" or not (isinstance(answer, AIMessage) and is_refusal(answer)):
+            return None
+        return self._without(routed, "it refused")
+
+    def _without(self, routed: _Routed, reason: str) -> _Routed | None:
+        decision = routed.decision.without(routed.decision.model, reason)
+        return None if decision is None else routed._replace(decision=decision)
 
     def _prepare(self, name: str, model: Model) -> Model:
         """The model with tools or a schema bound, made when it is first chosen and again if it was replaced."""
@@ -556,8 +665,10 @@ class ChatUniRouter(BaseChatModel):
     def _reference(self) -> BaseChatModel:
         return cast("BaseChatModel", next(iter(self.models.values())))
 
-    def _call(self, routed: _Routed, given: RunnableConfig) -> tuple[Any, RunnableConfig]:
-        """The input, and the caller's config with what the constructor was given and, for the trace, the decision."""
+    def _call(self, routed: _Routed, given: RunnableConfig) -> tuple[Model, Any, RunnableConfig]:
+        """The chosen model, the input, and the caller's config with the constructor's and the decision for the trace."""
+        name = routed.decision.model
+        self._cooldowns.begun(name)
         decision = {f"unirouter_{key}": value for key, value in routed.decision.as_dict().items()}
         config = RunnableConfig(
             **{
@@ -569,7 +680,7 @@ class ChatUniRouter(BaseChatModel):
         if self.callbacks is not None:
             own = RunnableConfig(callbacks=_not_yet_in(given.get("callbacks"), self.callbacks))
             config = merge_configs(own, config)
-        return routed.input, config
+        return self._prepare(name, routed.models[name]), routed.input, config
 
     def _noted(self, answer: M, routed: _Routed) -> M:
         """A copy of the answer that says which model gave it and why; the original may be a cache's.
@@ -577,6 +688,7 @@ class ChatUniRouter(BaseChatModel):
         Of routers inside routers, the innermost decision is the one that names the model. What a structured output is
         parsed to has no place for a note.
         """
+        self._cooldowns.succeeded(routed.decision.model)
         if any(operation.method == "with_structured_output" for operation in self.operations):
             return answer
         if not isinstance(answer, AIMessage):

@@ -56,6 +56,16 @@ def last_model(messages: Sequence[BaseMessage]) -> str | None:
     return next((model_of(message) for message in reversed(messages) if isinstance(message, AIMessage)), None)
 
 
+def is_refusal(answer: AIMessage) -> bool:
+    """Whether a provider says of an answer that it is a refusal or was filtered."""
+    said = answer.response_metadata
+    return bool(
+        answer.additional_kwargs.get("refusal")
+        or said.get("finish_reason") in {"content_filter", "refusal", "SAFETY"}
+        or said.get("stop_reason") == "refusal"
+    )
+
+
 def model_of(answer: AIMessage) -> str | None:
     """The model that a router chose for an answer; None if it does not say."""
     noted = answer.response_metadata.get("unirouter")

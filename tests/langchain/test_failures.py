@@ -1,0 +1,259 @@
+"""A model that fails is replaced by the next best of the same decision; a failing embedder by a default model."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+import pytest
+from conftest import TOY_PROMPTS, toy_embed, toy_losses
+from langchain_core.callbacks import UsageMetadataCallbackHandler
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.tools import tool
+from langchain_core.tracers.context import collect_runs
+
+from unirouter_integrations import UniRouter
+from unirouter_integrations.langchain import ChatUniRouter
+from unirouter_integrations.testing import ChatFake
+
+NAMES = ("abacus", "poet", "oracle")
+
+
+class Limited(Exception):  # noqa: N818
+    """A rate limit."""
+
+    status_code = 429
+
+
+def chat(router: UniRouter, *failing: str, error: Exception | None = None, **fields: Any) -> ChatUniRouter:
+    """A router whose models fail, some of them."""
+    models = {name: ChatFake(model=name, error=(error or Limited()) if name in failing else None) for name in NAMES}
+    return ChatUniRouter(router=router, models=models, **fields)
+
+
+def noted(answer: BaseMessage) -> tuple[str, dict[str, str]]:
+    decision = answer.response_metadata["unirouter"]
+    return decision["model"], decision.get("excluded", {})
+
+
+FAILED = {"poet": "it failed with Limited"}
+
+
+async def test_the_next_best_takes_over(router: UniRouter) -> None:
+    """However it is called; the decision names the model that answered and the one that failed."""
+    llm = chat(router, "poet")
+    answers = [
+        llm.invoke("poem"),
+        await llm.ainvoke("poem"),
+        *llm.batch(["poem", "sum"])[:1],
+        *(await llm.abatch(["poem", "sum"]))[:1],
+        next(llm.stream("poem")),
+        *[chunk async for chunk in llm.astream("poem")][:1],
+        llm.generate([[HumanMessage("poem")]]).generations[0][0].message,  # type: ignore[union-attr]
+    ]
+    # After three failures in a row it rests and is not even asked.
+    assert [noted(answer) for answer in answers[:3]] == [("oracle", FAILED)] * 3
+    assert all("rests for" in noted(answer)[1]["poet"] for answer in answers[3:])
+    assert {noted(answer)[0] for answer in answers} == {"oracle"}
+    assert llm.models["poet"].n_calls == 3
+
+
+def test_each_that_fails_is_left_out(router: UniRouter) -> None:
+    """In the order of the ranking, down to the last one, whose error is raised."""
+    model, excluded = noted(chat(router, "poet", "oracle").invoke("poem"))
+    assert (model, list(excluded)) == ("abacus", ["poet", "oracle"])
+    with pytest.raises(Limited):
+        chat(router, *NAMES).invoke("poem")
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("x")])
+async def test_other_errors_are_raised_as_they_come(router: UniRouter, error: Exception) -> None:
+    """And nobody else is asked."""
+    llm = chat(router, "poet", error=error)
+    for call in (lambda: llm.invoke("poem"), lambda: list(llm.stream("poem"))):
+        with pytest.raises(type(error)) as caught:
+            call()
+        assert caught.value is error
+    with pytest.raises(type(error)):
+        await llm.ainvoke("poem")
+    with pytest.raises(Limited):
+        chat(router, "poet", fallback=False).invoke("poem")
+    assert llm.models["oracle"].n_calls == 0
+
+
+class Breaking(ChatFake):
+    """Breaks off after its first word."""
+
+    def _stream(self, *arguments: Any, **keywords: Any) -> Iterator[ChatGenerationChunk]:
+        yield next(super()._stream(*arguments, **keywords))
+        raise Limited
+
+
+async def test_a_stream_that_has_begun_is_not_begun_again(router: UniRouter) -> None:
+    """What was streamed cannot be taken back."""
+    llm = chat(router)
+    llm.models["poet"] = Breaking(model="poet")
+    seen: list[str] = []
+    with pytest.raises(Limited):
+        seen.extend(chunk.text for chunk in llm.stream("poem"))
+    with pytest.raises(Limited):
+        seen.extend([chunk.text async for chunk in llm.astream("poem")])
+    assert llm.models["oracle"].n_calls == 0
+
+
+def test_what_was_asked_for_by_name_is_not_replaced(router: UniRouter) -> None:
+    """Neither a forced model nor the one that has begun a loop of tool calls."""
+    llm = chat(router, "poet")
+    with pytest.raises(Limited):
+        llm.invoke("poem", model="poet")
+    call = AIMessage(
+        "", tool_calls=[{"name": "f", "args": {}, "id": "1"}], response_metadata={"unirouter": {"model": "poet"}}
+    )
+    with pytest.raises(Limited):
+        llm.invoke([HumanMessage("poem"), call, ToolMessage("1", tool_call_id="1")])
+
+
+def test_every_attempt_is_one_run_and_tokens_count_once(router: UniRouter) -> None:
+    """The failed run has its error in the trace, and each run the decision it was made by."""
+    usage = UsageMetadataCallbackHandler()
+    with collect_runs() as runs:
+        chat(router, "poet").invoke("poem", config={"callbacks": [usage]})
+    assert list(usage.usage_metadata) == ["oracle"]
+    found = [(run.extra["metadata"]["unirouter_model"], bool(run.error)) for run in runs.traced_runs]
+    assert found == [("poet", True), ("oracle", False)]
+
+
+def test_tools_and_schemas_are_bound_to_the_one_that_takes_over(router: UniRouter) -> None:
+    """In its own form."""
+
+    @tool
+    def count(n: int) -> int:
+        """Count."""
+        return n
+
+    llm = chat(router, "poet")
+    assert llm.bind_tools([count]).invoke("poem 3").tool_calls[0]["args"] == {"n": 3}
+    structured = llm.with_structured_output(
+        {"title": "T", "type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    )
+    assert structured.invoke("poem 3") == {"n": 3}
+
+
+def test_a_rested_model_is_tried_again(router: UniRouter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By one call, and if that is answered it is back; the copies with tools share what is known."""
+    llm = chat(router, "poet", cooldown=30)
+    llm.models["poet"].n_errors = 3
+    copy = llm.bind_tools([])
+    for _ in range(3):
+        llm.invoke("poem")
+    now = time.monotonic()
+    assert "rests for 30 s" in copy.invoke("poem").response_metadata["unirouter"]["excluded"]["poet"]
+    monkeypatch.setattr(time, "monotonic", lambda: now + 31)
+    assert noted(llm.invoke("poem")) == ("poet", {})
+    assert noted(llm.invoke("poem")) == ("poet", {})
+
+
+def test_where_all_rest_one_is_tried(router: UniRouter) -> None:
+    """Better an error of a provider than one of ours."""
+    llm = chat(router, *NAMES)
+    for _ in range(3):
+        with pytest.raises(Limited):
+            llm.invoke("poem")
+    for model in llm.models.values():
+        model.error = None
+    assert noted(llm.invoke("poem"))[0] == "poet"
+
+
+class Refusing(ChatFake):
+    """Refuses, as OpenAI says it."""
+
+    def _generate(self, *arguments: Any, **keywords: Any) -> ChatResult:
+        result = super()._generate(*arguments, **keywords)
+        result.generations[0].message.additional_kwargs["refusal"] = "I cannot help with that."
+        return result
+
+
+async def test_a_refusal_may_be_survived(router: UniRouter) -> None:
+    """If that is asked for; if all refuse, the last refusal is the answer."""
+    llm = chat(router, fallback="refusals")
+    llm.models["poet"] = Refusing(model="poet")
+    assert noted(llm.invoke("poem")) == ("oracle", {"poet": "it refused"})
+    assert noted(await llm.ainvoke("poem")) == ("oracle", {"poet": "it refused"})
+    plain = llm.model_copy(update={"fallback": True})
+    assert noted(plain.invoke("poem")) == ("poet", {})
+    for name in NAMES:
+        llm.models[name] = Refusing(model=name)
+    assert llm.invoke("poem").additional_kwargs["refusal"] == "I cannot help with that."
+
+
+class Embedding:
+    """An embedding service that is away, or slow."""
+
+    name = "service"
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.seconds = 0.0
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        time.sleep(self.seconds)
+        if self.error is not None:
+            raise self.error
+        return toy_embed(texts)
+
+    async def aembed(self, texts: Sequence[str]) -> Any:
+        await asyncio.sleep(self.seconds)
+        if self.error is not None:
+            raise self.error
+        return toy_embed(texts)
+
+
+@pytest.fixture
+def service() -> Embedding:
+    return Embedding()
+
+
+@pytest.fixture
+def served(service: Embedding) -> UniRouter:
+    """The toy router, embedded by a service."""
+    router = UniRouter.fit(TOY_PROMPTS, embedder=service, n_clusters=3, estimator="mean")
+    router.register(router.profile("abacus", TOY_PROMPTS, toy_losses("poem", "date"), cost=1))
+    router.register(router.profile("poet", TOY_PROMPTS, toy_losses("sum", "date"), cost=2))
+    router.register(router.profile("oracle", TOY_PROMPTS, toy_losses(), cost=10))
+    return router
+
+
+async def answered(llm: ChatUniRouter) -> AsyncIterator[BaseMessage]:
+    yield llm.invoke("poem")
+    yield await llm.ainvoke("poem")
+    yield llm.batch(["poem", "poem"])[1]
+    yield (await llm.abatch(["poem", "poem"]))[1]
+    yield next(llm.stream("poem"))
+
+
+async def test_without_an_embedding_the_default_answers(served: UniRouter, service: Embedding) -> None:
+    """And the decision says why; without a default the error is raised."""
+    llm = chat(served, default="abacus")
+    service.error = ConnectionError("away")
+    reason = "the prompt could not be embedded (ConnectionError)"
+    async for answer in answered(llm):
+        assert noted(answer) == ("abacus", {"poet": reason, "oracle": reason})
+        assert answer.response_metadata["unirouter"]["familiarity"] == 0
+    with pytest.raises(ConnectionError, match="away"):
+        chat(served).invoke("poem")
+    service.error = None
+    assert noted(llm.invoke("poem")) == ("poet", {})
+
+
+async def test_a_slow_embedding_is_not_waited_for(served: UniRouter, service: Embedding) -> None:
+    """Longer than the limit; a default that may not take the call is no default, and the best in the mean answers."""
+    llm = chat(served, default="abacus", embedding_timeout=0.02)
+    service.seconds = 0.3
+    async for answer in answered(llm):
+        assert noted(answer)[0] == "abacus"
+        assert "TimeoutError" in noted(answer)[1]["poet"]
+    among = {"configurable": {"unirouter_among": ["poet", "oracle"]}}
+    assert noted(llm.invoke("poem", config=among)) == ("oracle", {})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"default should be one of the models, .*'oracle', but is 'bard'"):
+        chat(served, default="bard")

@@ -1,0 +1,155 @@
+"""When a model fails: whether another one could do better, and when the failing one is worth another try."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
+_TOO_LONG = frozenset({400, 413, 422})
+_NAMES = re.compile(
+    "Timeout|TimedOut|DeadlineExceeded|Connect|RemoteProtocol|ReadError|RateLimit|TooManyRequests|Throttl|"
+    "ResourceExhausted|Overloaded|Unavailable|InternalServer|ServerError"
+)
+_OVERFLOW = re.compile(
+    r"context.?(length|window|overflow)|(prompt|input|request).{0,20} too (long|large)|(maximum|too many).{0,30}tokens",
+    re.IGNORECASE,
+)
+_MOST_READ = 2000
+_IN_A_ROW = 3
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may succeed later: rate limits, timeouts, lost connections and errors of the server."""
+    status = _status(error)
+    if status is not None:
+        return status in _STATUSES
+    return isinstance(error, TimeoutError | ConnectionError) or _is_named(error, _NAMES)
+
+
+def is_survivable(error: BaseException) -> bool:
+    """Whether another model could take the call: transient errors, and an input that is too long for this model.
+
+    Clients of providers have no errors in common, so they are told by HTTP status, by the name of the class, and a
+    context overflow by its message.
+    """
+    if is_transient(error):
+        return True
+    status = _status(error)
+    return (status is None or status in _TOO_LONG) and bool(
+        _OVERFLOW.search(f"{type(error).__name__}: {str(error)[:_MOST_READ]}")
+    )
+
+
+def retry_after(error: BaseException) -> float | None:
+    """How many seconds the provider asks to wait; None if it does not say."""
+    headers = getattr(getattr(error, "response", None), "headers", None) or {}
+    try:
+        said = headers.get("retry-after") or headers.get("Retry-After")
+        if said is None:
+            return None
+        try:
+            seconds = float(said)
+        except ValueError:
+            seconds = (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
+    except (AttributeError, TypeError, ValueError):
+        return None
+    return max(seconds, 0.0) if seconds < float("inf") else None
+
+
+class _State(NamedTuple):
+    failures: int
+    until: float | None
+
+
+class Cooldowns:
+    """Which models fail at present, and when each may be tried again.
+
+    A model that fails three times in a row, or whose provider asks to wait, rests. After that one call tries it: if it
+    answers, all is forgotten; if not, it rests again. Any number of threads may use it: nothing is ever changed in
+    place, and a failure that is lost between two of them is one more call.
+
+    Args:
+        seconds: How long a model rests, unless its provider says.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._states: dict[str, _State] = {}
+
+    def failed(self, model: str, wait: float | None = None) -> None:
+        """Note that a call failed; `wait` is what the provider asks for, in seconds."""
+        failures, rested = self._states.get(model, _State(0, None))
+        rests = wait is not None or rested is not None or failures + 1 >= _IN_A_ROW
+        until = time.monotonic() + (self.seconds if wait is None else wait) if rests else None
+        self._states[model] = _State(failures + 1, until)
+
+    def begun(self, model: str) -> None:
+        """Note that a call begins; if it is the one after a rest, no other one is made until it has ended."""
+        state = self._states.get(model)
+        if state is not None and state.until is not None and state.until <= time.monotonic():
+            self._states[model] = state._replace(until=time.monotonic() + self.seconds)
+
+    def succeeded(self, model: str) -> None:
+        """Note that a model has answered."""
+        if model in self._states:
+            self._states.pop(model, None)
+
+    def resting(self, models: Iterable[str]) -> dict[str, str]:
+        """Those of some models that rest, with the reason."""
+        if not self._states:
+            return {}
+        now = time.monotonic()
+        states = {model: self._states.get(model) for model in models}
+        return {
+            model: f"it failed lately and rests for {state.until - now:.0f} s"
+            for model, state in states.items()
+            if state is not None and state.until is not None and state.until > now
+        }
+
+
+def within(seconds: float | None, call: Callable[[], T]) -> T:
+    """What a call returns, or a TimeoutError if that takes longer; the call itself goes on in its thread."""
+    if seconds is None:
+        return call()
+    found: list[T] = []
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            found.append(call())
+        except BaseException as error:  # noqa: BLE001  # raised below, in the thread that waits
+            failed.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failed:
+        raise failed[0]
+    if not found:
+        msg = f"It took longer than {seconds:g} s."
+        raise TimeoutError(msg)
+    return found[0]
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of an error, wherever its client keeps it."""
+    response: Any = getattr(error, "response", None)
+    if isinstance(response, dict):  # of botocore
+        response = response.get("ResponseMetadata") or {}
+        found = [response.get("HTTPStatusCode")]
+    else:
+        found = [getattr(error, "status_code", None), getattr(response, "status_code", None)]
+    found += [getattr(error, "status", None), getattr(error, "code", None)]
+    return next((status for status in found if type(status) is int and 100 <= status < 600), None)  # noqa: PLR2004
+
+
+def _is_named(error: BaseException, pattern: re.Pattern[str]) -> bool:
+    return any(pattern.search(cls.__name__) for cls in type(error).__mro__)
