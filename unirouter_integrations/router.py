@@ -5,12 +5,15 @@ Phi is `clusters`, Psi(h) and c(h) are estimated from the registered profiles, l
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +34,30 @@ from unirouter_integrations.storage import State, read_folder, write_folder
 
 _FORMAT = "unirouter"
 _FORMAT_VERSION = 1
+_COUNTED = 10_000
+
+_log = logging.getLogger("unirouter_integrations")
+
+Listener = Callable[[RoutingDecision, float, str | None], None]
+"""Told of each decision, of how many seconds it took, and of the failed model if it replaces one."""
+
+
+class RouterStats(NamedTuple):
+    """What a router has decided lately.
+
+    Attributes:
+        decisions: How many decisions these figures are of, the last ones, at most 10,000.
+        shares: The share of each model.
+        expected_error: The mean expected error.
+        expected_cost: The mean expected cost.
+        fallbacks: How many of the decisions replaced a model that had failed.
+    """
+
+    decisions: int
+    shares: dict[str, float]
+    expected_error: float
+    expected_cost: float
+    fallbacks: int
 
 
 class UniRouter:
@@ -64,6 +91,8 @@ class UniRouter:
         self._cost_weight = _checked_number(cost_weight, "cost_weight")
         self._pool = Pool({}, {}, len(clusters), clusters.fingerprint)
         self._lock = threading.Lock()
+        self._lately: deque[tuple[str, float, float, str | None]] = deque(maxlen=_COUNTED)
+        self._listeners: tuple[Listener, ...] = ()
 
     @classmethod
     def fit(
@@ -152,12 +181,12 @@ class UniRouter:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the lock, so that a router can be copied and sent to worker processes."""
-        return {name: value for name, value in vars(self).items() if name != "_lock"}
+        """Everything but the lock and who listens, so that a router can be copied and sent to worker processes."""
+        return {name: value for name, value in vars(self).items() if name not in {"_lock", "_listeners"}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._lock = threading.Lock()
+        self._lock, self._listeners = threading.Lock(), ()
 
     def profile(
         self,
@@ -301,7 +330,10 @@ class UniRouter:
             among: See `route`.
         """
         pool, weight = self._conditions(cost_weight, among)
-        return pool.decide(self._clusters.memberships(prompts, vectors=vectors), self._clusters.terms, weight)
+        began = time.perf_counter()
+        decisions = pool.decide(self._clusters.memberships(prompts, vectors=vectors), self._clusters.terms, weight)
+        self._note(decisions, began)
+        return decisions
 
     async def aroute_many(
         self,
@@ -313,10 +345,47 @@ class UniRouter:
     ) -> list[RoutingDecision]:
         """`route_many`, awaiting the embedder."""
         pool, weight = self._conditions(cost_weight, among)
+        began = time.perf_counter()
         if vectors is None and prompts is not None:
             vectors = await self._clusters.aembed(prompts)
             prompts = None
-        return pool.decide(self._clusters.memberships(prompts, vectors=vectors), self._clusters.terms, weight)
+        decisions = pool.decide(self._clusters.memberships(prompts, vectors=vectors), self._clusters.terms, weight)
+        self._note(decisions, began)
+        return decisions
+
+    def reroute(self, decision: RoutingDecision, reason: str) -> RoutingDecision | None:
+        """The decision without its model, which has failed for this reason; None if no other candidate is left."""
+        began = time.perf_counter()
+        following = decision.without(decision.model, reason)
+        if following is not None:
+            self._note([following], began, decision.model)
+        return following
+
+    def stats(self) -> RouterStats:
+        """What was decided lately, by whoever asked; a decision that led to no call counts as well."""
+        lately = list(self._lately)
+        if not lately:
+            return RouterStats(0, {}, math.nan, math.nan, 0)
+        models, errors, costs, replaced = zip(*lately, strict=True)
+        n = len(lately)
+        return RouterStats(
+            n,
+            {name: count / n for name, count in Counter(models).most_common()},
+            math.fsum(errors) / n,
+            math.fsum(costs) / n,
+            sum(name is not None for name in replaced),
+        )
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Have a function told of every decision, in the thread that makes it; returns what ends that."""
+        with self._lock:
+            self._listeners = (*self._listeners, listener)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._listeners = tuple(each for each in self._listeners if each is not listener)
+
+        return unsubscribe
 
     def registered(self, names: Iterable[str]) -> Pool:
         """A snapshot of those of these models that are registered now, to be given as `among`.
@@ -509,6 +578,16 @@ class UniRouter:
     def _conditions(self, cost_weight: float | None, among: Iterable[str] | None) -> tuple[Pool, float]:
         weight = self._cost_weight if cost_weight is None else _checked_number(cost_weight, "cost_weight")
         return self._candidates(among), weight
+
+    def _note(self, decisions: Sequence[RoutingDecision], began: float, failed: str | None = None) -> None:
+        self._lately.extend((one.model, one.expected_error, one.expected_cost, failed) for one in decisions)
+        if _log.isEnabledFor(logging.INFO):
+            level = logging.DEBUG if failed is None else logging.INFO
+            for one in decisions:
+                _log.log(level, "%s", one)
+        for listener in self._listeners:
+            for one in decisions:
+                listener(one, (time.perf_counter() - began) / len(decisions), failed)
 
     def _replace_pool(self, profiles: Mapping[str, LLMProfile]) -> None:
         """Swap the snapshot in one assignment; the caller holds the lock."""

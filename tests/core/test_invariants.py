@@ -14,7 +14,7 @@ import unirouter_integrations
 PACKAGE = Path(unirouter_integrations.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
-CORE = ("errors", "storage", "embedding", "learned_map", "clusters", "profiles", "decision", "router", "checks", "fallback")
+CORE = ("errors", "storage", "embedding", "learned_map", "clusters", "profiles", "decision", "router", "checks", "fallback", "telemetry")
 LAYERS = (*CORE, "evaluation", "profiling", "langchain", "llamaindex", "testing", "cli")
 FRAMEWORKS = {"langchain", "langchain_core", "langgraph", "llama_index", "torch", "sentence_transformers"}
 

@@ -642,7 +642,7 @@ class ChatUniRouter(BaseChatModel):
         return self._without(routed, "it refused")
 
     def _without(self, routed: _Routed, reason: str) -> _Routed | None:
-        decision = routed.decision.without(routed.decision.model, reason)
+        decision = self.router.reroute(routed.decision, reason)
         return None if decision is None else routed._replace(decision=decision)
 
     def _prepare(self, name: str, model: Model) -> Model:
