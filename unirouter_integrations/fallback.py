@@ -16,10 +16,11 @@ _STATUSES = frozenset({408, 425, 429, *range(500, 600)})
 _TOO_LONG = frozenset({400, 413, 422})
 _NAMES = re.compile(
     "Timeout|TimedOut|DeadlineExceeded|Connect|RemoteProtocol|ReadError|RateLimit|TooManyRequests|Throttl|"
-    "ResourceExhausted|Overloaded|Unavailable|InternalServer|ServerError"
+    "ResourceExhausted|Overloaded|Unavailable|InternalServer|ServerError|JSONDecode|ResponseValidation"
 )
-_OVERFLOW = re.compile(
-    r"context.?(length|window|overflow)|(prompt|input|request).{0,20} too (long|large)|(maximum|too many).{0,30}tokens",
+_SAID = re.compile(
+    r"context.?(length|window|overflow)|(prompt|input|request).{0,20} too (long|large)|(maximum|too many).{0,30}tokens"
+    r"|no generation chunks",  # LangChain's word for a stream without an answer
     re.IGNORECASE,
 )
 _MOST_READ = 2000
@@ -27,7 +28,7 @@ _IN_A_ROW = 3
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may succeed later: rate limits, timeouts, lost connections and errors of the server."""
+    """Whether the same call may succeed later: rate limits, timeouts, lost connections, errors of servers, garbage."""
     status = _status(error)
     if status is not None:
         return status in _STATUSES
@@ -35,7 +36,7 @@ def is_transient(error: BaseException) -> bool:
 
 
 def is_survivable(error: BaseException) -> bool:
-    """Whether another model could take the call: transient errors, and an input that is too long for this model.
+    """Whether another model could take the call: transient errors, an input that is too long for this model, no answer.
 
     Clients of providers have no errors in common, so they are told by HTTP status, by the name of the class, and a
     context overflow by its message.
@@ -44,7 +45,7 @@ def is_survivable(error: BaseException) -> bool:
         return True
     status = _status(error)
     return (status is None or status in _TOO_LONG) and bool(
-        _OVERFLOW.search(f"{type(error).__name__}: {str(error)[:_MOST_READ]}")
+        _SAID.search(f"{type(error).__name__}: {str(error)[:_MOST_READ]}")
     )
 
 
@@ -148,7 +149,7 @@ def _status(error: BaseException) -> int | None:
     else:
         found = [getattr(error, "status_code", None), getattr(response, "status_code", None)]
     found += [getattr(error, "status", None), getattr(error, "code", None)]
-    return next((status for status in found if type(status) is int and 100 <= status < 600), None)  # noqa: PLR2004
+    return next((status for status in found if type(status) is int and status in range(400, 600)), None)
 
 
 def _is_named(error: BaseException, pattern: re.Pattern[str]) -> bool:

@@ -31,6 +31,7 @@ TRANSIENT = [
     error(status_code=529),
     error(code=503),
     error(response=SimpleNamespace(status_code=500)),
+    error("JSONDecodeError", response=SimpleNamespace(status_code=200)),  # a proxy's page in place of an answer
     error("ClientError", response={"ResponseMetadata": {"HTTPStatusCode": 429}}),
 ]
 SURVIVABLE = [
