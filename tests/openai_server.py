@@ -16,6 +16,10 @@ FAULTS = ("429", "500", "overflow", "hang", "reset", "garbage", "cut", "slow")
 HANG = 0.6  # seconds; the clients of tests wait for less
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # many may call at once
+
+
 @contextmanager
 def openai_server(answer: Answer, fault: Fault = lambda model: None) -> Iterator[str]:
     """Serve `answer(model, messages)` as chat completions, plain and streamed; yields the base URL.
@@ -28,7 +32,7 @@ def openai_server(answer: Answer, fault: Fault = lambda model: None) -> Iterator
     With a form to fill in, the text is in each of its required fields.
     """
     handler = type("Handler", (_Handler,), {"answer": staticmethod(answer), "fault": staticmethod(fault)})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server = _Server(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
