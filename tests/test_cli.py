@@ -1,19 +1,21 @@
 """The command line, run as a user runs it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import TOY_PROMPTS, made_up_outcomes, toy_losses
+from openai_server import openai_server
 
 from unirouter_integrations import UniRouter
 
 
-def run(*arguments: object, ok: bool = True) -> str:
+def run(*arguments: object, ok: bool = True, cwd: Path | None = None, stdin: str | None = None) -> str:
     command = [sys.executable, "-W", "error", "-m", "unirouter_integrations.cli", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, input=stdin)
     assert "Traceback" not in done.stderr, done.stderr
     assert (done.returncode == 0) == ok, done.stderr
     return done.stdout if ok else done.stderr
@@ -119,3 +121,129 @@ def test_help_and_version() -> None:
     assert "0.1.0" in run("--version")
     for command in ("evaluate", "report", "diff"):
         assert "Usage:" in run(command, "-h")
+
+
+EXAMPLES = [{"prompt": prompt, "reference": prompt.split()[0]} for prompt in TOY_PROMPTS]
+MODELS = '''
+def knows(prompt):
+    """A made-up model that knows sums and poems."""
+    kind = prompt.split()[0]
+    return kind if kind != "date" else "?"
+
+def strict(answer, example):
+    return answer.text == example.reference
+'''
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Prompts, examples and a module with a model, as a user has them."""
+    (tmp_path / "prompts.txt").write_text("\n".join(TOY_PROMPTS))
+    (tmp_path / "val.jsonl").write_text("".join(json.dumps(each) + "\n" for each in EXAMPLES))
+    (tmp_path / "models.py").write_text(MODELS)
+    return tmp_path
+
+
+def outcomes(path: Path, **models: tuple[list[float], float]) -> Path:
+    """Recorded outcomes as JSON lines."""
+    lines = [
+        {"prompt": prompt, "model": name, "score": 1 - loss, "cost": cost}
+        for name, (losses, cost) in models.items()
+        for prompt, loss in zip(TOY_PROMPTS, losses, strict=True)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_router_from_the_first_prompt_to_the_decision(folder: Path) -> None:
+    """Fit, profile, register, list, calibrate, route: what one command saves the next one reads."""
+    assert "60 prompts of 3 kinds. Saved: router" in run("fit", "prompts.txt", "router", "--clusters", 3, cwd=folder)
+    profile = ["profile", "--model", "models:knows", "--router", "router", "--examples", "val.jsonl", "--price", "0,0"]
+    printed = run(*profile, "--journal", "profiles.db", "--output", "knows", cwd=folder)
+    assert "LLMProfile('knows', 60 prompts over 3 clusters, mean error 0.333, cost 0)" in printed
+    assert "Shares of the prompts:\n    0.0% -> 100.0%  knows" in printed
+    assert "Registered: LLMProfile('knows'" in run("register", "router", "knows", cwd=folder)
+    table = outcomes(folder / "graded.jsonl", oracle=(toy_losses(), 5.0))
+    assert "Registered: LLMProfile('oracle'" in run("register", "router", "--outcomes", table, cwd=folder)
+    listed = json.loads(run("list", "router", "--json", cwd=folder))
+    assert [row["model"] for row in listed["models"]] == ["knows", "oracle"]
+    assert "  knows " in run("list", "router", cwd=folder)
+    assert run("calibrate", "router", "prompts.txt", "--quality", 0.9, cwd=folder).startswith("cost weight ")
+    weight = json.loads(run("calibrate", "router", "prompts.txt", "--budget", 2.5, "--json", cwd=folder))["cost_weight"]
+    assert UniRouter.load(folder / "router").cost_weight == weight > 0
+    route = ["route", "router", "--cost-weight", 0.1]
+    assert run(*route, "poem number i", cwd=folder).startswith("knows for cluster ")
+    assert run(*route, cwd=folder, stdin="date number i").startswith("oracle for cluster ")
+    many = run("route", "router", "--prompts", "prompts.txt", "--among", "knows", "--json", cwd=folder)
+    assert {json.loads(line)["model"] for line in many.splitlines()} == {"knows"}
+
+
+def test_profiling_says_what_it_would_take_and_resumes(folder: Path) -> None:
+    """An estimate calls nothing; a second run takes all from the journal; `--register` is one step."""
+    run("fit", "prompts.txt", "router", "--clusters", 3, "--outcomes", cwd=folder, ok=False)  # holds none
+    known = outcomes(folder / "known.jsonl", first=(toy_losses("sum"), 1.0), second=(toy_losses("poem"), 1.0))
+    fitted = json.loads(run("fit", known, "router", "--clusters", 3, "--outcomes", "--json", cwd=folder))
+    assert fitted["known_models"] == ["first", "second"]
+    profile = ["profile", "--model", "models:knows", "--router", "router", "--examples", "val.jsonl"]
+    profile += ["--price", "1,2,0.1", "--journal", "profiles.db", "--scorer", "models:strict"]
+    assert run(*profile, "--estimate", cwd=folder).startswith("60 calls, 0 answers are in the journal already.")
+    assert "does not say how many tokens" in run(*profile, cwd=folder, ok=False)
+    profile[profile.index("1,2,0.1")] = "0,0"
+    first = json.loads(run(*profile, "-n", 30, "--register", "--json", cwd=folder))
+    assert (first["metadata"]["answers"], first["registered"]) == (30, True)
+    estimate = json.loads(run(*profile, "--estimate", "--json", cwd=folder))
+    assert estimate["calls"] == 60 - estimate["known"]
+    assert UniRouter.load(folder / "router").models == ("knows",)
+
+
+def test_a_model_behind_a_url_is_profiled(folder: Path) -> None:
+    """By a real client, over HTTP; its tokens are priced."""
+    pytest.importorskip("langchain_openai")
+    run("fit", "prompts.txt", "router", "--clusters", 3, cwd=folder)
+    with openai_server(lambda model, messages: messages[-1]["content"].split()[0]) as url:
+        found = run(
+            *("profile", "--model", f"{url}#qwen", "--router", "router", "--examples", "val.jsonl"),
+            *("--price", "100,100", "--json"),
+            cwd=folder,
+        )
+    profile = json.loads(found)
+    assert (profile["name"], profile["mean_error"]) == ("qwen", 0)
+    assert profile["metadata"]["answers_usd"] == pytest.approx((57 * 3 + 3 * 2 + 60) * 100 / 1e6)  # words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["fit", "prompts.txt", "there"], "There is a router in there already; give --replace"),
+        (["register", "there"], "There is nothing to register"),
+        (["route", "there", "x"], "There is no model to choose from"),
+        (["route", "there", "x", "--prompts", "prompts.txt"], "Give either PROMPT or --prompts."),
+        (["calibrate", "there", "prompts.txt"], "Give either budget= or quality= to calibrate."),
+        (["profile", "models:nothing"], "'models:nothing' should be module:attribute"),
+        (["profile", "gpt-5"], "'gpt-5' should be module:attribute"),
+        (["profile", "http://localhost:1/v1"], "names no model; put it behind #"),
+        (["profile", "models:knows", "--price", "1"], "--price should be USD per million tokens, IN,OUT"),
+        (["profile", "models:knows", "--scorer", "exactly"], "There is no scorer 'exactly'"),
+    ],
+)
+def test_mistakes_are_answered_with_the_remedy(folder: Path, arguments: list[str], said: str) -> None:
+    """In one line, without a traceback."""
+    saved(folder / "there")
+    if arguments[0] == "profile":
+        model, *rest = arguments[1:]
+        arguments = ["profile", "--router", "there", "--examples", "val.jsonl", "--model", model, *rest]
+    assert said in " ".join(run(*arguments, cwd=folder, ok=False).split())
+
+
+def test_the_shell_completes_commands(tmp_path: Path) -> None:
+    """As Click does it, by the line that `unirouter --help` names."""
+    assert "_UNIROUTER_COMPLETE=bash_source unirouter" in run("--help")
+    environment = {
+        **os.environ,
+        "_UNIROUTER_COMPLETE": "bash_complete",
+        "COMP_WORDS": "unirouter cal",
+        "COMP_CWORD": "1",
+    }
+    command = [sys.executable, "-m", "unirouter_integrations.cli"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.stdout.strip() == "plain,calibrate"

@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 
 
-def run(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(script: str, *arguments: str, warnings: str = "error", **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / script), *arguments],
+        [sys.executable, "-W", warnings, str(EXAMPLES / script), *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -111,3 +111,44 @@ def test_a_graph_routes_each_turn_or_keeps_the_conversation() -> None:
     answers = re.findall(r"^      (\w+): (.+)$", result.stdout, re.MULTILINE)
     assert [model for model, _ in answers] == ["abacus", "scholar", "abacus", "abacus", "abacus", "abacus"]
     assert answers[0] == ("abacus", "441")
+
+
+def test_a_model_is_registered_for_little_money() -> None:
+    """A run that is cut short stays within its budget, is resumed, graded again, looked at and used."""
+    result = run("register_model.py")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "LOCAL PROGRAMS" in result.stdout
+    runs = re.findall(
+        r"^   (\d+) answers, [\d.]+% right, ([\d.]+) USD(; stopped by max_cost)?", result.stdout, re.MULTILINE
+    )
+    (few, spent, stopped), (whole, _, not_stopped) = runs
+    assert (float(spent) <= 0.001, bool(stopped), whole, not_stopped) == (True, True, "105", "")
+    assert f"   {105 - int(few)} calls, {few} answers are in the journal already." in result.stdout
+    assert "pocket -> scribe" in result.stdout
+    assert re.search(r"^   scribe for cluster \d+ \(poem", result.stdout, re.MULTILINE)
+
+
+def test_the_rag_example_names_model_reason_and_sources() -> None:
+    """Query engine, newcomer, selector and `Settings.llm`, over a real index; one embedding a query."""
+    pytest.importorskip("llama_index.core")
+    result = run("rag_query_engine.py")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "LOCAL PROGRAMS" in result.stdout
+    chosen = re.findall(r"^   why: (\w+) for cluster \d+ .*: expected error .* at cost", result.stdout, re.MULTILINE)
+    assert chosen == ["reader", "scholar", "scholar", "clerk", "reader"]
+    assert len(re.findall(r"^   source: \w+ station", result.stdout, re.MULTILINE)) == 4 * 2 + 1
+    assert "3 queries, 3 embeddings" in result.stdout
+    assert "24 questions about 4 other stations: 24 right,\n   8 by the reader, 12 by the clerk, 4 by the scholar." in (
+        result.stdout
+    )
+
+
+def test_the_llamaindex_agent_keeps_each_question_with_its_model() -> None:
+    """Also through its tool calls; tracing sees every decision."""
+    pytest.importorskip("llama_index.core")
+    result = run("llamaindex_agent.py", warnings="ignore")  # LlamaIndex's agents use what pydantic has deprecated
+    assert result.returncode == 0, result.stderr
+    assert "LOCAL PROGRAMS" in result.stdout
+    steps = re.findall(r"^   (\w+): expected error", result.stdout, re.MULTILINE)
+    assert steps == ["clerk", "clerk", "scholar", "scholar", "abacus"]
+    assert re.findall(r"^      (\d+.*)$", result.stdout, re.MULTILINE) == ["26 francs", "104 francs", "441"]

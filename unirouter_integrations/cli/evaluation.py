@@ -1,37 +1,20 @@
-"""The command line: `unirouter evaluate`, `unirouter report`, `unirouter diff`."""
+"""`unirouter evaluate`, `unirouter report`, `unirouter diff`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
-from unirouter_integrations import __version__
-from unirouter_integrations.errors import InvalidInputError, UniRouterError
+from unirouter_integrations.cli.options import embedder_option, existing_file, existing_folder
+from unirouter_integrations.errors import InvalidInputError
 
 _FORMATS = ("records", "routerbench", "embedllm")
 
 
-class _Commands(click.Group):
-    """Our own errors are messages to the user, not tracebacks."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except UniRouterError as error:
-            raise click.ClickException(str(error)) from error
-
-
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="unirouter")
-def main() -> None:
-    """Route each prompt to the cheapest chat model that will get it right."""
-
-
-@main.command()
+@click.command()
 @click.argument("outcomes", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--format", "layout", type=click.Choice(_FORMATS), default="records", help="How the files are laid out.")
 @click.option("--sizes", default="50,100,200,400", show_default=True, help="Numbers of validation prompts.")
@@ -97,13 +80,11 @@ def evaluate(
         click.echo(f"Picture: {picture}")
 
 
-@main.command()
-@click.argument("router", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.command()
+@click.argument("router", type=existing_folder)
 @click.argument("page", type=click.Path(dir_okay=False, path_type=Path))
-@click.option(
-    "--prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Prompts like those in use."
-)
-@click.option("--embedder", help="Name of the SentenceTransformer it was fitted with; not for the local embedder.")
+@click.option("--prompts", type=existing_file, help="Prompts like those in use.")
+@embedder_option
 def report(*, router: Path, page: Path, prompts: Path | None, embedder: str | None) -> None:
     """Write an HTML page about a saved ROUTER: its models, its clusters, and what the cost weight does."""
     from unirouter_integrations import UniRouter, evaluation
@@ -113,11 +94,11 @@ def report(*, router: Path, page: Path, prompts: Path | None, embedder: str | No
     click.echo(f"Report: {page}")
 
 
-@main.command()
-@click.argument("before", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("after", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--embedder", help="Name of the SentenceTransformer they were fitted with; not for the local embedder.")
+@click.command()
+@click.argument("before", type=existing_folder)
+@click.argument("after", type=existing_folder)
+@click.argument("prompts", type=existing_file)
+@embedder_option
 @click.option("--most-rerouted", type=click.FloatRange(0, 1), help="Fail if a larger share of the prompts moves.")
 @click.option("--most-quality-lost", type=click.FloatRange(0), help="Fail if expected quality falls by more than this.")
 @click.option("--most-cost-added", type=click.FloatRange(0), help="Fail if the expected cost per call rises by more.")
@@ -165,7 +146,3 @@ def _price(text: str) -> tuple[str, float]:
     except ValueError:
         msg = f"--cost should be MODEL=COST, but is {text!r}."
         raise InvalidInputError(msg) from None
-
-
-if __name__ == "__main__":
-    main()

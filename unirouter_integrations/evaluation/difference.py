@@ -19,22 +19,23 @@ class RouterDifference:
     """How two routers differ on some prompts.
 
     Attributes:
-        n_prompts: The number of prompts.
+        n_prompts: The number of prompts; None where clusters stand for them, weighed by their shares.
         rerouted: The share of them that go to another model.
         moves: For each pair of models, from and to, the share of the prompts that move, largest first.
         quality: The mean expected quality (1 - error) before and after.
         cost: The mean expected cost per call before and after.
     """
 
-    n_prompts: int
+    n_prompts: int | None
     rerouted: float
     moves: Mapping[tuple[str, str], float]
     quality: tuple[float, float]
     cost: tuple[float, float]
 
     def __str__(self) -> str:
+        of = "the prompts" if self.n_prompts is None else f"{self.n_prompts} prompts"
         lines = [
-            f"{self.rerouted:.1%} of {self.n_prompts} prompts go to another model.",
+            f"{self.rerouted:.1%} of {of} go to another model.",
             _change("expected quality", *self.quality),
             _change("expected cost per call", *self.cost),
         ]

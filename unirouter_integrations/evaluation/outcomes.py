@@ -25,6 +25,7 @@ from unirouter_integrations.profiles import Floats, check_losses
 _PER_1000_CALLS = 1000.0
 _LARGEST_COST = 1e300
 _LONGEST_LITERAL = 1_000_000
+_MOST_CELLS = 100_000_000  # 1.6 GB; a short file can name many prompts and many models
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,10 +330,16 @@ def _read_parquet(path: Path, keep: Callable[[str], bool]) -> _Table:
     except ImportError as error:
         msg = f"{path} is a parquet file, which needs pip install 'unirouter-integrations[parquet]'."
         raise MissingDependencyError(msg) from error
-    with ParquetFile(path) as file:
-        names = file.schema_arrow.names
-        table = file.read(columns=[name for name in names if keep(name)])
-    columns = {name: table[name].to_pylist() for name in names if keep(name)}
+    try:
+        with ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            table = file.read(columns=[name for name in names if keep(name)])
+        columns = {name: table[name].to_pylist() for name in names if keep(name)}
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # there is no such file, or it may not be read
+        msg = f"{path} could not be read as parquet: {error}."  # pyarrow has a dozen kinds of errors for damaged files
+        raise InvalidInputError(msg) from None
     return _Table(path, names, columns, lambda row: f"{path}, row {row + 1}")
 
 
@@ -382,11 +389,12 @@ def _read_folder(path: Path) -> Outcomes:
     hint = "read_outcomes says what such a folder holds."
     asked = _table(path / "prompts.parquet", {"prompt_id", "prompt", "question"}.__contains__)
     text = "question" if "question" in asked.columns else "prompt"
-    ids, texts = asked.named({"prompt_id": "prompt_id", text: text}, hint).columns.values()
-    text_of = dict(zip(ids, check_texts(texts, f"The texts in {asked.source}"), strict=True))
+    asked = asked.named({"prompt_id": "prompt_id", text: text}, hint)
+    texts = check_texts(asked.columns[text], f"The texts in {asked.source}")
+    text_of = dict(zip(_checked(asked, "prompt_id"), texts, strict=True))
     needed = {"prompt_id": "prompt_id", "model": "model", "score": "score"}
     table = _table(path / "outcomes.parquet", {*needed, "cost_usd"}.__contains__).named(needed, hint, "cost_usd")
-    for row, prompt_id in enumerate(table.columns["prompt_id"]):
+    for row, prompt_id in enumerate(_checked(table, "prompt_id")):
         if prompt_id not in text_of:
             msg = f"{table.at(row)}: the prompt_id is not in {asked.source}."
             raise InvalidInputError(msg)
@@ -424,6 +432,12 @@ def _outcomes(
         raise InvalidInputError(msg)
     rows = {text: row for row, text in enumerate(dict.fromkeys(chain(prompts, texts)))}
     columns = {model: column for column, model in enumerate(sorted(set(models)))}
+    if len(rows) * len(columns) > _MOST_CELLS:
+        msg = (
+            f"{table.source} has {len(rows):,} prompts and {len(columns):,} models, of whose outcomes only "
+            f"{len(texts):,} are recorded; a table can hold {_MOST_CELLS:,}. Read it in parts."
+        )
+        raise InvalidInputError(msg)
     cells = np.array([[rows[text] for text in texts], [columns[model] for model in models]])[:, kept]
     losses = 1 - scores[kept]
     all_losses, all_costs = np.full((2, len(rows), len(columns)), np.nan)
@@ -439,7 +453,7 @@ def _outcomes(
 
 
 def _checked(table: _Table, role: str, kinds: Any = str | int | None) -> list[Any]:
-    values = table.columns.get(role) or [None] * len(table.columns["model"])
+    values = table.columns.get(role) or [None] * len(table.columns.get("model", ()))
     for row, value in enumerate(values):
         if not isinstance(value, kinds):
             kind = "missing" if value is None else f"a {type(value).__name__}"
@@ -475,7 +489,7 @@ def _message(text: Any) -> Any:
     if isinstance(text, str) and text.startswith("[") and len(text) <= _LONGEST_LITERAL:
         try:
             parts = ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return text
         if isinstance(parts, list) and parts and all(isinstance(part, str) for part in parts):
             return "\n".join(parts)

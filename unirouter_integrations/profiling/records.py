@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from unirouter_integrations.errors import InvalidInputError
+
 
 @dataclass(frozen=True)
 class Example:
@@ -59,3 +61,18 @@ class Answer:
 
 Model = Callable[[Example], Awaitable[Answer]]
 """A model as profiling sees it. The adapters of the frameworks make one of a chat model, a Runnable or an LLM."""
+
+
+def as_example(x: object) -> Example:
+    """Make an `Example` of what a user has: one, or a mapping with a "prompt" and perhaps a "reference".
+
+    What else is in a mapping becomes the example's metadata.
+    """
+    if isinstance(x, Example):
+        return x
+    if not isinstance(x, Mapping) or not isinstance(x.get("prompt"), str):
+        found = f"a mapping with the keys {list(x)}" if isinstance(x, Mapping) else type(x).__name__
+        msg = f'An example should be an Example, or a mapping with a "prompt" that is a text, not {found}.'
+        raise InvalidInputError(msg)
+    rest = {key: value for key, value in x.items() if key not in {"prompt", "reference"}}
+    return Example(x["prompt"], x.get("reference"), rest)

@@ -1,0 +1,336 @@
+"""Never pay twice: what is in the journal is not asked again, whatever happens."""
+
+import json
+import random
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TOY_PROMPTS
+from openai_server import openai_server
+
+from unirouter_integrations import InvalidInputError, LLMProfile, StorageError, UniRouter
+from unirouter_integrations.profiling import Answer, Example, Price, Usage, profile_model
+from unirouter_integrations.profiling.adapters import plain
+from unirouter_integrations.profiling.journal import keys_of
+
+TESTS = Path(__file__).parents[1]
+EXAMPLES = [Example(prompt, "right") for prompt in TOY_PROMPTS]
+PRICE = Price(1.0, 10.0)
+KILLS = 20
+AT_ONCE = 4
+N_LONG = 400
+# A run in a process of its own, with a client of a few lines. It prints the profile to the last bit.
+RUN = """
+import json, sys, urllib.request
+sys.path.insert(0, sys.argv[1])
+from conftest import toy_embed
+from unirouter_integrations import UniRouter
+from unirouter_integrations.profiling import Answer, Price, Usage, profile_model
+
+folder, url, n, at_once = sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+
+def model(prompt):
+    body = json.dumps({"model": "m", "messages": [{"role": "user", "content": prompt}]}).encode()
+    with urllib.request.urlopen(url + "/chat/completions", body, timeout=60) as response:
+        said = json.load(response)
+    usage = said["usage"]
+    return Answer(said["choices"][0]["message"]["content"], Usage(usage["prompt_tokens"], usage["completion_tokens"]))
+
+examples = ({"prompt": f"{('sum', 'poem', 'date')[i % 3]} {i}", "reference": "right"} for i in range(n))
+router = UniRouter.load(folder + "/router", embedder=toy_embed)
+journal = folder + "/" + sys.argv[6]
+profile = profile_model("m", model, examples, router, price=Price(1, 10), journal=journal, max_concurrency=at_once)
+arrays = [[number.hex() for number in array.tolist()] for array in (profile.counts, profile.losses, profile.cost)]
+print(json.dumps([arrays, profile.metadata]))
+"""
+
+
+class Asked:
+    """Counts the calls of each prompt; sums are answered right, in different ways."""
+
+    def __init__(self) -> None:
+        self.calls = Counter[str]()
+        self.lock = threading.Lock()
+        self.delay = 0.0
+
+    def __call__(self, model: str, messages: list[dict[str, Any]]) -> str:
+        prompt = messages[-1]["content"]
+        with self.lock:
+            self.calls[prompt] += 1
+        time.sleep(random.uniform(0, 2 * self.delay))  # noqa: S311
+        return "right" if "sum" in prompt else f"{'very ' * (len(prompt) % 5)}wrong"
+
+
+class Runs:
+    """Runs of the script above on one router and, unless told otherwise, one journal."""
+
+    def __init__(self, folder: Path, router: UniRouter) -> None:
+        self.folder = folder
+        self.router = router
+        self.asked = Asked()
+        self.url = ""
+
+    def start(self, n: int, journal: str = "profiles.db") -> subprocess.Popen[str]:
+        arguments = [str(TESTS), str(self.folder), self.url, str(n), str(AT_ONCE), journal]
+        return subprocess.Popen([sys.executable, "-c", RUN, *arguments], stdout=subprocess.PIPE, text=True)
+
+    def finished(self, *started: subprocess.Popen[str]) -> list[Any]:
+        said = [process.communicate()[0] for process in started]
+        assert [process.returncode for process in started] == [0] * len(started)
+        return [json.loads(text) for text in said]
+
+    def stored(self, n: int) -> set[str]:
+        """The prompts whose answers are in the journal."""
+        if not (self.folder / "profiles.db").exists():
+            return set()
+        with closing(sqlite3.connect(self.folder / "profiles.db", timeout=60)) as connection:
+            keys = {key for (key,) in connection.execute("SELECT key FROM answers")}
+        return {prompt for prompt in long_prompts(n) if stored_under(prompt) in keys}
+
+
+def long_prompts(n: int) -> list[str]:
+    return [f"{('sum', 'poem', 'date')[i % 3]} {i}" for i in range(n)]
+
+
+def stored_under(prompt: str) -> bytes:
+    return keys_of("m", ["function", "model"], "exact", Example(prompt, "right")).answer
+
+
+@pytest.fixture
+def runs(router: UniRouter, tmp_path: Path) -> Iterator[Runs]:
+    router.save(tmp_path / "router")
+    found = Runs(tmp_path, router)
+    with openai_server(found.asked) as found.url:
+        yield found
+
+
+def test_killed_at_random_moments_and_resumed_it_pays_once(runs: Runs) -> None:
+    """SIGKILL 20 times: an answer that was stored is never asked again, few are lost, and the profile is the same."""
+    rng = random.Random(0)  # noqa: S311
+    runs.asked.delay = 0.005
+    settled: dict[str, int] = {}
+    lost = 0
+    for _ in range(KILLS):
+        before = runs.asked.calls.total()
+        process = runs.start(N_LONG)
+        until = before + rng.randint(1, 2 * N_LONG // KILLS)
+        while runs.asked.calls.total() < until:
+            assert process.poll() is None
+            time.sleep(rng.uniform(0, 0.01))
+        process.kill()
+        process.communicate()
+        time.sleep(0.1)  # calls that were sent arrive
+        stored = runs.stored(N_LONG)
+        new = runs.asked.calls.total() - before
+        lost_now = new - (len(stored) - len(settled))
+        assert lost_now <= 2 * AT_ONCE
+        lost += lost_now
+        settled.update({prompt: runs.asked.calls[prompt] for prompt in stored if prompt not in settled})
+    assert 0 < len(settled) < N_LONG
+    (resumed,) = runs.finished(runs.start(N_LONG))
+    assert {prompt: runs.asked.calls[prompt] for prompt in settled} == settled
+    assert runs.asked.calls.total() == N_LONG + lost
+    assert runs.stored(N_LONG) == set(long_prompts(N_LONG))
+    (again,) = runs.finished(runs.start(N_LONG))
+    assert again == resumed
+    assert runs.asked.calls.total() == N_LONG + lost
+    (uninterrupted,) = runs.finished(runs.start(N_LONG, "other.db"))
+    for facts in (resumed[1], uninterrupted[1]):
+        del facts["seconds"], facts["seconds_per_cluster"]
+    assert uninterrupted == resumed
+
+
+def test_two_processes_share_a_journal(runs: Runs) -> None:
+    """Both profile the same examples at the same time: each is asked once, and both come to the same profile."""
+    runs.asked.delay = 0.005
+    first, second = runs.finished(runs.start(N_LONG), runs.start(N_LONG))
+    assert set(runs.asked.calls.values()) == {1}
+    assert len(runs.asked.calls) == N_LONG
+    assert first == second
+
+
+class Model:
+    """Counts its calls by prompt."""
+
+    def __init__(self, temperature: float = 0.0) -> None:
+        self.temperature = temperature
+        self.calls = Counter[str]()
+
+    def __call__(self, prompt: str) -> Answer:
+        self.calls[prompt] += 1
+        return Answer("right" if "sum" in prompt else f"not RIGHT {self.calls[prompt]}", Usage(100, 10))
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    return tmp_path / "profiles.db"
+
+
+def profiled(router: UniRouter, model: object, journal: Path | None, **settings: Any) -> LLMProfile:
+    return profile_model("m", model, EXAMPLES, router, price=PRICE, journal=journal, **settings)
+
+
+def test_answers_are_graded_again_without_a_call(router: UniRouter, journal: Path) -> None:
+    """By another scorer, or against other references."""
+    model = Model()
+    assert profiled(router, model, journal).mean_error == pytest.approx(2 / 3)
+    assert profiled(router, model, journal, scorer="contains").mean_error == 0
+    other = [Example(prompt, "not RIGHT 1") for prompt in TOY_PROMPTS]
+    assert profile_model("m", model, other, router, price=PRICE, journal=journal).mean_error == pytest.approx(1 / 3)
+    assert set(model.calls.values()) == {1}
+
+
+def test_another_price_is_applied_without_a_call(router: UniRouter, journal: Path) -> None:
+    """The tokens are in the journal, not the money."""
+    model = Model()
+    first, second = (
+        profile_model("m", model, EXAMPLES, router, price=price, journal=journal) for price in (PRICE, Price(2.0, 20.0))
+    )
+    assert second.metadata["answers_usd"] == pytest.approx(2 * first.metadata["answers_usd"])
+    assert set(model.calls.values()) == {1}
+
+
+def test_another_name_settings_or_prompt_is_another_answer(router: UniRouter, journal: Path) -> None:
+    """As is a repetition that is numbered; a key or a timeout is not."""
+    fakes = pytest.importorskip("unirouter_integrations.testing")
+    one = EXAMPLES[:1]
+
+    def calls(model: Any, name: str = "m", examples: list[Example] = one) -> int:
+        profile_model(name, model, examples, router, price=PRICE, journal=journal)
+        return int(model.n_calls)
+
+    assert calls(fakes.ChatFake(model="mini")) == 1
+    assert calls(fakes.ChatFake(model="mini")) == 0
+    assert calls(fakes.ChatFake(model="mini", tags=["new"], verbose=True)) == 0
+    assert calls(fakes.ChatFake(model="large")) == 1
+    assert calls(fakes.ChatFake(model="mini"), "other") == 1
+    assert calls(fakes.ChatFake(model="mini"), examples=[Example(f"{TOY_PROMPTS[0]} ", "right")]) == 1
+    repeated = [Example(TOY_PROMPTS[0], "right", {"repetition": number}) for number in range(3)]
+    assert calls(fakes.ChatFake(model="mini"), examples=repeated) == 2
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_the_same_prompt_is_asked_once(router: UniRouter, journal: Path, kept: bool) -> None:  # noqa: FBT001
+    """Even while it is being asked, and without a journal; it counts as often as it is given."""
+    model = Model()
+    examples = [Example("a sum", "right")] * 5 + [Example("a sum", "wrong")] * 5
+    profile = profile_model("m", model, examples, router, price=PRICE, journal=journal if kept else None)
+    assert model.calls == {"a sum": 1}
+    assert (profile.counts.sum(), profile.losses.sum()) == (pytest.approx(10), pytest.approx(5))
+
+
+def test_a_failed_call_is_not_in_the_journal(router: UniRouter, journal: Path) -> None:
+    """It is made again by the next run, and only it."""
+    model = Model()
+    broken = True
+
+    def sometimes(prompt: str) -> Answer:
+        if broken and "poem" in prompt:
+            raise ValueError
+        return model(prompt)
+
+    with pytest.raises(ValueError) as raised:
+        profiled(router, sometimes, journal, max_concurrency=1)
+    assert "the same call again goes on from there" in raised.value.__notes__[0]
+    assert profiled(router, sometimes, journal, on_failure="skip").metadata["failures"] == 20
+    broken = False
+    assert profiled(router, sometimes, journal).metadata["answers"] == 60
+    assert set(model.calls.values()) == {1}
+
+
+def test_without_their_texts_answers_keep_their_grades(router: UniRouter, journal: Path) -> None:
+    """The same scorer needs no call, another one cannot grade, and says so."""
+    model = Model()
+    first = profiled(router, model, journal, store_answers=False)
+    again = profiled(router, model, journal, store_answers=False)
+    assert (first.losses == again.losses).all()
+    assert first.metadata == again.metadata
+    assert set(model.calls.values()) == {1}
+    with pytest.raises(InvalidInputError, match="not their texts"):
+        profiled(router, model, journal, scorer="contains")
+    assert set(model.calls.values()) == {1}
+
+
+def test_the_journal_holds_no_prompt_and_no_reference(router: UniRouter, journal: Path) -> None:
+    """Nor, if that is switched off, an answer."""
+    examples = [Example(f"sum of the SECRET-PROMPT {n}", "SECRET-REFERENCE") for n in range(9)]
+
+    def model(prompt: str) -> Answer:
+        return Answer("SECRET-ANSWER", Usage(1, 1), ({"name": "SECRET-TOOL", "args": {}},))
+
+    for store_answers in (False, True):
+        profile = profile_model("m", model, examples, router, price=PRICE, journal=journal, store_answers=store_answers)
+        held = b"".join(file.read_bytes() for file in journal.parent.glob("profiles.db*"))
+        assert b"SECRET-PROMPT" not in held
+        assert b"SECRET-REFERENCE" not in held
+        assert (b"SECRET-ANSWER" in held, b"SECRET-TOOL" in held) == (store_answers, store_answers)
+        assert "SECRET" not in repr(profile) + json.dumps(dict(profile.metadata))
+        journal.unlink()
+
+
+def test_tool_calls_and_missing_tokens_survive_the_journal(router: UniRouter, journal: Path) -> None:
+    """What is graded again is what was said."""
+    call = {"name": "add", "args": {"a": 1, "b": [2, "ü"]}}
+    examples = [Example("a sum", [call])]
+    calls = 0
+
+    def model(prompt: str) -> Answer:
+        nonlocal calls
+        calls += 1
+        return Answer("", None, (call,))
+
+    for _ in range(2):
+        profile = profile_model("m", model, examples, router, price=Price(0, 0), journal=journal, scorer="tool_calls")
+        assert profile.mean_error == 0
+    assert calls == 1
+
+
+def test_what_is_no_journal_is_refused_and_left_as_it_is(router: UniRouter, journal: Path) -> None:
+    """Another file, another database, a journal of a newer version, a folder that is not there."""
+    model = Model()
+    journal.write_text("no database, but a text that is long enough to be taken for one" * 20)
+    before = journal.read_bytes()
+    with pytest.raises(StorageError, match="cannot be opened"):
+        profiled(router, model, journal)
+    assert journal.read_bytes() == before
+    other = journal.with_name("other.db")
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE mine (x)")
+    before = other.read_bytes()
+    with pytest.raises(StorageError, match="not a journal"):
+        profiled(router, model, other)
+    assert other.read_bytes() == before
+    newer = journal.with_name("newer.db")
+    profiled(router, Model(), newer)
+    with closing(sqlite3.connect(newer)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(StorageError, match="has version 99"):
+        profiled(router, model, newer)
+    with pytest.raises(StorageError, match="cannot be opened"):
+        profiled(router, model, journal.parent / "missing" / "profiles.db")
+    assert not model.calls
+
+
+def test_claims_of_the_dead_expire(router: UniRouter, journal: Path) -> None:
+    """Those of the living are waited for."""
+    model = Model()
+    profile_model("m", model, EXAMPLES[:1], router, price=PRICE, journal=journal)
+    key = keys_of("m", plain(model), "exact", EXAMPLES[1]).answer
+
+    def held_by(seen: float) -> None:
+        with closing(sqlite3.connect(journal)) as connection, connection:
+            connection.execute("INSERT OR REPLACE INTO owners VALUES ('somebody', ?)", (seen,))
+            connection.execute("INSERT OR REPLACE INTO claims VALUES (?, 'somebody')", (key,))
+
+    held_by(time.time() - 3600)
+    profile_model("m", model, EXAMPLES[:2], router, price=PRICE, journal=journal)
+    assert model.calls[TOY_PROMPTS[1]] == 1

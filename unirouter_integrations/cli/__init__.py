@@ -1,0 +1,41 @@
+"""The command line, `unirouter`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from unirouter_integrations import __version__
+from unirouter_integrations.cli.evaluation import diff, evaluate, report
+from unirouter_integrations.cli.profiling import profile
+from unirouter_integrations.cli.routers import calibrate, fit, list_models, register, route
+from unirouter_integrations.errors import UniRouterError
+
+
+class _Commands(click.Group):
+    """Our own errors are messages to the user, not tracebacks."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UniRouterError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog='Completion: eval "$(_UNIROUTER_COMPLETE=bash_source unirouter)", or zsh_source, or fish_source.',
+)
+@click.version_option(__version__, prog_name="unirouter")
+def main() -> None:
+    """Route each prompt to the cheapest chat model that will get it right.
+
+    `fit` learns from your prompts which kinds there are, `profile` runs a model over examples, `register` lets it take
+    part, `calibrate` sets the cost weight, and `route` asks which model a prompt goes to.
+    """
+
+
+for _command in (fit, profile, register, list_models, route, calibrate, evaluate, report, diff):
+    main.add_command(_command)
