@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, TypeVar
 
+from unirouter_integrations.decision import RoutingDecision
+from unirouter_integrations.router import UniRouter
+
 T = TypeVar("T")
 
-_STATUSES = frozenset({408, 425, 429, *range(500, 600)})
+_STATUSES = frozenset({408, 409, 425, 429, *range(500, 600)})
 _TOO_LONG = frozenset({400, 413, 422})
 _NAMES = re.compile(
-    "Timeout|TimedOut|DeadlineExceeded|Connect|RemoteProtocol|ReadError|RateLimit|TooManyRequests|Throttl|"
-    "ResourceExhausted|Overloaded|Unavailable|InternalServer|ServerError|JSONDecode|ResponseValidation"
+    "Timeout|Timedout|TimedOut|DeadlineExceeded|Connect|RemoteProtocol|ReadError|WriteError|Disconnected|RateLimit|TooManyRequests|Throttl|"
+    "ResourceExhausted|Overloaded|Unavailable|InternalServer|ServerError"
 )
 _SAID = re.compile(
     r"context.?(length|window|overflow)|(prompt|input|request).{0,20} too (long|large)|(maximum|too many).{0,30}tokens"
-    r"|no generation chunks",  # LangChain's word for a stream without an answer
+    r"|no generation chunks|^JSONDecode|ResponseValidation",  # LangChain's word for a stream without an answer
     re.IGNORECASE,
 )
 _MOST_READ = 2000
@@ -28,20 +33,27 @@ _IN_A_ROW = 3
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may succeed later: rate limits, timeouts, lost connections, errors of servers, garbage."""
+    """Whether the same call may succeed later: rate limits, timeouts, lost connections, errors of the server.
+
+    Clients of providers have no errors in common, so they are told by what they say of themselves, by HTTP status, and
+    by the names of their classes.
+    """
+    if getattr(error, "code", None) == "insufficient_quota":  # a 429 that waiting does not help
+        return False
+    says = getattr(error, "is_retryable", None)
+    if isinstance(says, bool):
+        return says
     status = _status(error)
     if status is not None:
         return status in _STATUSES
-    return isinstance(error, TimeoutError | ConnectionError) or _is_named(error, _NAMES)
+    if isinstance(error, TimeoutError | ConnectionError) or any(_NAMES.search(c.__name__) for c in type(error).__mro__):
+        return True
+    return error.__cause__ is not None and is_transient(error.__cause__)
 
 
 def is_survivable(error: BaseException) -> bool:
-    """Whether another model could take the call: transient errors, an input that is too long for this model, no answer.
-
-    Clients of providers have no errors in common, so they are told by HTTP status, by the name of the class, and a
-    context overflow by its message.
-    """
-    if is_transient(error):
+    """Whether another model could take the call: also after a spent quota, too long an input, garbage, no answer."""
+    if is_transient(error) or _status(error) in _STATUSES:
         return True
     status = _status(error)
     return (status is None or status in _TOO_LONG) and bool(
@@ -51,18 +63,17 @@ def is_survivable(error: BaseException) -> bool:
 
 def retry_after(error: BaseException) -> float | None:
     """How many seconds the provider asks to wait; None if it does not say."""
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    try:
-        said = headers.get("retry-after") or headers.get("Retry-After")
-        if said is None:
-            return None
-        try:
-            seconds = float(said)
-        except ValueError:
-            seconds = (parsedate_to_datetime(said) - datetime.now(UTC)).total_seconds()
-    except (AttributeError, TypeError, ValueError):
+    headers: Any = getattr(getattr(error, "response", None), "headers", None) or getattr(error, "headers", None)
+    if not hasattr(headers, "items"):
         return None
-    return max(seconds, 0.0) if seconds < float("inf") else None
+    said = {str(name).lower(): value for name, value in headers.items()}
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        with suppress(KeyError, TypeError, ValueError):
+            seconds = float(said[name]) / unit
+            return max(seconds, 0.0) if math.isfinite(seconds) else None
+    with suppress(KeyError, TypeError, ValueError):
+        return max((parsedate_to_datetime(said["retry-after"]) - datetime.now(UTC)).total_seconds(), 0.0)
+    return None
 
 
 class _State(NamedTuple):
@@ -116,6 +127,24 @@ class Cooldowns:
         }
 
 
+def next_best(
+    router: UniRouter, decision: RoutingDecision, error: Exception, cooldowns: Cooldowns
+) -> RoutingDecision | None:
+    """The decision for the next best model after this one failed; None if none is left, or none could do better."""
+    if not is_survivable(error):
+        return None
+    cooldowns.failed(decision.model, retry_after(error))
+    return router.reroute(decision, f"it failed with {type(error).__name__}")
+
+
+def without_embedding(default: str | None, names: Sequence[str], error: Exception) -> tuple[list[str], dict[str, str]]:
+    """Who may answer a prompt that could not be embedded, the default alone if it may, and why the others may not."""
+    if default is None or default not in names:
+        return list(names), {}
+    reason = f"the prompt could not be embedded ({type(error).__name__})"
+    return [default], {name: reason for name in names if name != default}
+
+
 def within(seconds: float | None, call: Callable[[], T]) -> T:
     """What a call returns, or a TimeoutError if that takes longer; the call itself goes on in its thread."""
     if seconds is None:
@@ -150,7 +179,3 @@ def _status(error: BaseException) -> int | None:
         found = [getattr(error, "status_code", None), getattr(response, "status_code", None)]
     found += [getattr(error, "status", None), getattr(error, "code", None)]
     return next((status for status in found if type(status) is int and status in range(400, 600)), None)
-
-
-def _is_named(error: BaseException, pattern: re.Pattern[str]) -> bool:
-    return any(pattern.search(cls.__name__) for cls in type(error).__mro__)

@@ -31,10 +31,11 @@ TRANSIENT = [
     error(status_code=529),
     error(code=503),
     error(response=SimpleNamespace(status_code=500)),
-    error("JSONDecodeError", response=SimpleNamespace(status_code=200)),  # a proxy's page in place of an answer
     error("ClientError", response={"ResponseMetadata": {"HTTPStatusCode": 429}}),
 ]
 SURVIVABLE = [
+    error("JSONDecodeError", response=SimpleNamespace(status_code=200)),  # a proxy's page in place of an answer
+    error("RateLimitError", status_code=429, code="insufficient_quota"),
     error("BadRequestError", "This model's maximum context length is 8192 tokens.", status_code=400),
     error("BadRequestError", "prompt is too long: 210000 tokens > 200000 maximum", status_code=400),
     error("ContextOverflowError", "context window exceeded"),
@@ -59,7 +60,7 @@ def test_transient_errors_are_survivable(each: BaseException) -> None:
 
 
 @pytest.mark.parametrize("each", SURVIVABLE, ids=repr)
-def test_a_context_overflow_is_survivable_but_not_transient(each: BaseException) -> None:
+def test_some_errors_are_survivable_but_not_transient(each: BaseException) -> None:
     """The same model would fail again, another one may not."""
     assert is_survivable(each)
     assert not is_transient(each)

@@ -39,7 +39,7 @@ def test_it_is_a_dict_of_models_with_prices() -> None:
     ("models", "prices", "match"),
     [
         ({"poet": object()}, {}, "The model 'poet' should be a LangChain chat model, bare or bound, not object"),
-        ({7: ChatFake()}, {}, "models should be named by str, but 7 is int"),
+        ({7: ChatFake()}, {}, "models should be named by str, not by int"),
         ({"poet": ChatFake()}, {"bard": Price(1, 2)}, "There is a price for 'bard', but no such model"),
         ({"poet": ChatFake()}, {"poet": 2.0}, r"The price of 'poet' should be a Price\(input, output\), not float"),
     ],

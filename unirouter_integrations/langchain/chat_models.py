@@ -25,7 +25,7 @@ from unirouter_integrations.checks import check_cost_weight, check_profiles
 from unirouter_integrations.decision import RoutingDecision
 from unirouter_integrations.embedding import Vectors
 from unirouter_integrations.errors import InvalidInputError, UnknownModelError
-from unirouter_integrations.fallback import Cooldowns, is_survivable, retry_after, within
+from unirouter_integrations.fallback import Cooldowns, next_best, within, without_embedding
 from unirouter_integrations.langchain.capabilities import able, joint_profile, needs_of, why_not
 from unirouter_integrations.langchain.messages import JudgedBy, is_refusal, is_under_way, judged_text, last_model
 from unirouter_integrations.langchain.prompt_cache import history_costs
@@ -183,7 +183,8 @@ class ChatUniRouter(BaseChatModel):
         """
         made = checked_model(name, model)
         if not isinstance(profile, LLMProfile) or profile.name != name:
-            msg = f"{name!r} needs its own profile (router.profile({name!r}, ...) makes it), not {profile!r}."
+            found = repr(profile) if isinstance(profile, LLMProfile) else type(profile).__name__
+            msg = f"{name!r} needs its own profile (router.profile({name!r}, ...) makes it), not {found}."
             raise InvalidInputError(msg)
         if price is not None and not isinstance(self.models, ModelRegistry):
             msg = f"A dict of models has no place for the price of {name!r}; give models=ModelRegistry(...)."
@@ -586,6 +587,8 @@ class ChatUniRouter(BaseChatModel):
             price = self.models.price(name) if isinstance(self.models, ModelRegistry) else None
             if price is None and name in profiles and (noted := profiles[name].metadata.get("price")):
                 price = Price(**noted)
+            if price is None and not (name in self.models and name in self.router.profiles):
+                continue  # it has been removed meanwhile
             if price is None:
                 msg = (
                     f'sticky="cache" needs the price of {name!r}: '
@@ -618,31 +621,22 @@ class ChatUniRouter(BaseChatModel):
 
     def _blind(self, terms: Sequence[_Terms], error: Exception) -> tuple[Vectors, list[_Terms]]:
         """What stands for the vectors of prompts that could not be embedded, and terms by which the default answers."""
-        reason = f"the prompt could not be embedded ({type(error).__name__})"
         blind = []
         for one in terms:
-            if self.default in one.among:
-                others = tuple((name, reason) for name in one.among if name != self.default)
-                blind.append(one._replace(among=(self.default,), excluded=(*one.excluded, *others)))
-            else:
-                blind.append(one)
+            among, reasons = without_embedding(self.default, one.among, error)
+            blind.append(one._replace(among=tuple(among), excluded=(*one.excluded, *reasons.items())))
         return np.zeros((len(terms), self.router.clusters.dimension), np.float32), blind
 
     def _after_failure(self, error: Exception, routed: _Routed) -> _Routed | None:
         """The call as the next best model of the same decision takes it; None if none could do better."""
-        if not self.fallback or not is_survivable(error):
-            return None
-        self._cooldowns.failed(routed.decision.model, retry_after(error))
-        return self._without(routed, f"it failed with {type(error).__name__}")
+        decision = next_best(self.router, routed.decision, error, self._cooldowns) if self.fallback else None
+        return None if decision is None else routed._replace(decision=decision)
 
     def _after_refusal(self, answer: M, routed: _Routed) -> _Routed | None:
         """The call as the next best model of the same decision takes it, if that is asked for after a refusal."""
         if self.fallback != "refusals" or not (isinstance(answer, AIMessage) and is_refusal(answer)):
             return None
-        return self._without(routed, "it refused")
-
-    def _without(self, routed: _Routed, reason: str) -> _Routed | None:
-        decision = self.router.reroute(routed.decision, reason)
+        decision = self.router.reroute(routed.decision, "it refused")
         return None if decision is None else routed._replace(decision=decision)
 
     def _prepare(self, name: str, model: Model) -> Model:
@@ -666,7 +660,7 @@ class ChatUniRouter(BaseChatModel):
         return cast("BaseChatModel", next(iter(self.models.values())))
 
     def _call(self, routed: _Routed, given: RunnableConfig) -> tuple[Model, Any, RunnableConfig]:
-        """The chosen model, the input, and the caller's config with the constructor's and the decision for the trace."""
+        """The chosen model, the input, and the caller's config with the constructor's and, for traces, the decision."""
         name = routed.decision.model
         self._cooldowns.begun(name)
         decision = {f"unirouter_{key}": value for key, value in routed.decision.as_dict().items()}

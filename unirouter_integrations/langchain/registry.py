@@ -118,7 +118,7 @@ def snapshot(models: Mapping[str, Any]) -> dict[str, Any]:
 def checked_model(name: object, model: Any) -> Model:
     """The model, made by `init_chat_model` if it is named by a string."""
     if not isinstance(name, str):
-        msg = f"models should be named by str, but {name!r} is {type(name).__name__}."
+        msg = f"models should be named by str, not by {type(name).__name__}."
         raise InvalidInputError(msg)
     if isinstance(model, str):
         try:

@@ -5,11 +5,13 @@ model's, and its tokens are counted once. Templates are delegated before they ar
 stands apart from the retrieved text, and the chosen model's own system prompt and parser are used.
 """
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar, cast
 
+import numpy as np
 from llama_index.core.base.llms.types import (
     ChatResponseAsyncGen,
     ChatResponseGen,
@@ -24,12 +26,14 @@ from llama_index.core.llms.structured_llm import StructuredLLM
 from llama_index.core.prompts import BasePromptTemplate, PromptTemplate
 from llama_index.core.tools import BaseTool
 from llama_index.core.types import TokenAsyncGen, TokenGen
-from pydantic import BaseModel, ConfigDict, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from typing_extensions import override
 
 from unirouter_integrations.checks import check_cost_weight
+from unirouter_integrations.decision import RoutingDecision
 from unirouter_integrations.embedding import Vectors
 from unirouter_integrations.errors import InvalidInputError
+from unirouter_integrations.fallback import Cooldowns, next_best, within, without_embedding
 from unirouter_integrations.llamaindex.calls import Call, call_of_messages, call_of_template, call_of_text
 from unirouter_integrations.llamaindex.capabilities import able, joint_metadata, takes_tools
 from unirouter_integrations.llamaindex.events import announce
@@ -37,6 +41,7 @@ from unirouter_integrations.llamaindex.models import check_models, register, unr
 from unirouter_integrations.profiles import LLMProfile
 from unirouter_integrations.router import UniRouter
 
+T = TypeVar("T")
 R = TypeVar("R", ChatResponse, CompletionResponse)
 M = TypeVar("M", bound=BaseModel)
 
@@ -55,7 +60,10 @@ class _Chosen(NamedTuple):
     """The model of one call, and the decision as it is noted on every answer."""
 
     model: FunctionCallingLLM  # or any LLM, where no tools are offered
+    decision: RoutingDecision
     note: dict[str, Any]
+    call: Call
+    models: dict[str, LLM]
 
     def given(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
         """A list of its own, which models may append to, with system messages in the role that the model has them."""
@@ -91,8 +99,8 @@ class UniRouterLLM(FunctionCallingLLM):
     Put it where an LLM stood: `Settings.llm`, `llm=`, chat engines, agents. A chat is judged by the last message of the
     user, a RAG prompt by its question (the template's `query_str`), never by the retrieved text. Answers come from the
     chosen model as they are, with the decision added under `additional_kwargs["unirouter"]` (of a stream: on every
-    part); a `UniRouteDecisionEvent` comes before the events of the model's call. Errors of the chosen model pass
-    through unchanged. A loop of tool calls stays with the model that began it.
+    part); a `UniRouteDecisionEvent` comes before the events of the model's call. If a model fails, the next best one
+    takes the call. A loop of tool calls stays with the model that began it.
 
     Models that cannot take a call, by their `metadata` (no tools, too short a context), are left out of it; the
     decision holds the reasons. `metadata` is that of all models together, as they are when it is read: its context
@@ -105,6 +113,14 @@ class UniRouterLLM(FunctionCallingLLM):
         router: The fitted router, with a profile registered for each of the models.
         models: The LLMs by name. The dict is kept, not copied.
         cost_weight: lambda for the calls of this LLM; None for the router's.
+        fallback: Whether, after an error that another model could survive (rate limit, timeout, lost connection, server
+            error, context overflow), the next best model of the same decision takes the call; of a stream only before
+            its first part. The decision then names the model that answered, and those that failed among the excluded
+            ones. Other errors, those within a loop of tool calls, and the last one's, are raised as they come.
+        cooldown: For how many seconds a model rests that failed three times in a row, unless its provider says for how
+            long. Then one call tries it.
+        default: The name of the model that answers where the question cannot be embedded; None to raise the error.
+        embedding_timeout: After how many seconds that is so; None for no limit.
 
     Raises:
         InvalidInputError: From the constructor, if a model has no profile or is no LLM, or a setting is given that only
@@ -120,10 +136,15 @@ class UniRouterLLM(FunctionCallingLLM):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
 
     cost_weight: float | None = None
+    fallback: bool = True
+    cooldown: float = Field(default=30.0, ge=0)
+    default: str | None = None
+    embedding_timeout: float | None = Field(default=None, gt=0)
     _router: UniRouter = PrivateAttr()
     _models: dict[str, LLM] = PrivateAttr()
     _recent: OrderedDict[int, str] = PrivateAttr(default_factory=OrderedDict)
     _lent: dict[str, CallbackManager] = PrivateAttr(default_factory=dict)
+    _cooldowns: Cooldowns = PrivateAttr()
 
     def __init__(
         self, *, router: UniRouter, models: dict[str, LLM], cost_weight: float | None = None, **fields: Any
@@ -135,7 +156,10 @@ class UniRouterLLM(FunctionCallingLLM):
                 raise InvalidInputError(msg)
         check_models(router, models)
         super().__init__(cost_weight=cost_weight, **fields)
-        self._router, self._models = router, models
+        if self.default is not None and self.default not in models:
+            msg = f"default should be one of the models, {', '.join(map(repr, models))}, but is {self.default!r}."
+            raise InvalidInputError(msg)
+        self._router, self._models, self._cooldowns = router, models, Cooldowns(self.cooldown)
 
     @property
     def router(self) -> UniRouter:
@@ -180,59 +204,79 @@ class UniRouterLLM(FunctionCallingLLM):
 
     @override
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        chosen = self._choose(call_of_messages(messages))
-        return chosen.noted(chosen.model.chat(chosen.given(messages), **kwargs))
+        return self._ask(
+            call_of_messages(messages),
+            lambda chosen: chosen.noted(chosen.model.chat(chosen.given(messages), **kwargs)),
+        )
 
     @override
     async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
-        chosen = await self._achoose(call_of_messages(messages))
-        return chosen.noted(await chosen.model.achat(chosen.given(messages), **kwargs))
+        async def ask(chosen: _Chosen) -> ChatResponse:
+            return chosen.noted(await chosen.model.achat(chosen.given(messages), **kwargs))
+
+        return await self._aask(call_of_messages(messages), ask)
 
     @override
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        chosen = self._choose(call_of_messages(messages))
-        return chosen.noted_stream(chosen.model.stream_chat(chosen.given(messages), **kwargs))
+        return self._ask_stream(
+            call_of_messages(messages),
+            lambda chosen: chosen.noted_stream(chosen.model.stream_chat(chosen.given(messages), **kwargs)),
+        )
 
     @override
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        chosen = await self._achoose(call_of_messages(messages))
-        return chosen.noted_astream(await chosen.model.astream_chat(chosen.given(messages), **kwargs))
+        async def ask(chosen: _Chosen) -> ChatResponseAsyncGen:
+            return chosen.noted_astream(await chosen.model.astream_chat(chosen.given(messages), **kwargs))
+
+        return await self._aask_stream(call_of_messages(messages), ask)
 
     @override
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        chosen = self._choose(call_of_text(prompt))
-        return chosen.noted(chosen.model.complete(prompt, formatted=formatted, **kwargs))
+        return self._ask(
+            call_of_text(prompt),
+            lambda chosen: chosen.noted(chosen.model.complete(prompt, formatted=formatted, **kwargs)),
+        )
 
     @override
     async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
-        chosen = await self._achoose(call_of_text(prompt))
-        return chosen.noted(await chosen.model.acomplete(prompt, formatted=formatted, **kwargs))
+        async def ask(chosen: _Chosen) -> CompletionResponse:
+            return chosen.noted(await chosen.model.acomplete(prompt, formatted=formatted, **kwargs))
+
+        return await self._aask(call_of_text(prompt), ask)
 
     @override
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        chosen = self._choose(call_of_text(prompt))
-        return chosen.noted_stream(chosen.model.stream_complete(prompt, formatted=formatted, **kwargs))
+        return self._ask_stream(
+            call_of_text(prompt),
+            lambda chosen: chosen.noted_stream(chosen.model.stream_complete(prompt, formatted=formatted, **kwargs)),
+        )
 
     @override
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
-        chosen = await self._achoose(call_of_text(prompt))
-        return chosen.noted_astream(await chosen.model.astream_complete(prompt, formatted=formatted, **kwargs))
+        async def ask(chosen: _Chosen) -> CompletionResponseAsyncGen:
+            return chosen.noted_astream(await chosen.model.astream_complete(prompt, formatted=formatted, **kwargs))
+
+        return await self._aask_stream(call_of_text(prompt), ask)
 
     @override
     def predict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
-        return self._for(prompt, prompt_args).predict(prompt, **prompt_args)
+        call = call_of_template(self, prompt, prompt_args)
+        return self._ask(call, lambda chosen: chosen.model.predict(prompt, **prompt_args))
 
     @override
     async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
-        return await (await self._afor(prompt, prompt_args)).apredict(prompt, **prompt_args)
+        call = call_of_template(self, prompt, prompt_args)
+        return await self._aask(call, lambda chosen: chosen.model.apredict(prompt, **prompt_args))
 
     @override
     def stream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenGen:
-        return self._for(prompt, prompt_args).stream(prompt, **prompt_args)
+        call = call_of_template(self, prompt, prompt_args)
+        return self._ask_stream(call, lambda chosen: chosen.model.stream(prompt, **prompt_args))
 
     @override
     async def astream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenAsyncGen:
-        return await (await self._afor(prompt, prompt_args)).astream(prompt, **prompt_args)
+        call = call_of_template(self, prompt, prompt_args)
+        return await self._aask_stream(call, lambda chosen: chosen.model.astream(prompt, **prompt_args))
 
     @override
     def chat_with_tools(
@@ -243,9 +287,11 @@ class UniRouterLLM(FunctionCallingLLM):
         *args: Any,
         **kwargs: Any,
     ) -> ChatResponse:
-        chosen = self._choose(_call_with_tools(user_msg, chat_history))
-        history = chosen.given(chat_history or [])
-        return chosen.noted(chosen.model.chat_with_tools(tools, user_msg, history, *args, **kwargs))
+        def ask(chosen: _Chosen) -> ChatResponse:
+            history = chosen.given(chat_history or [])
+            return chosen.noted(chosen.model.chat_with_tools(tools, user_msg, history, *args, **kwargs))
+
+        return self._ask(_call_with_tools(user_msg, chat_history), ask)
 
     @override
     async def achat_with_tools(
@@ -256,9 +302,11 @@ class UniRouterLLM(FunctionCallingLLM):
         *args: Any,
         **kwargs: Any,
     ) -> ChatResponse:
-        chosen = await self._achoose(_call_with_tools(user_msg, chat_history))
-        history = chosen.given(chat_history or [])
-        return chosen.noted(await chosen.model.achat_with_tools(tools, user_msg, history, *args, **kwargs))
+        async def ask(chosen: _Chosen) -> ChatResponse:
+            history = chosen.given(chat_history or [])
+            return chosen.noted(await chosen.model.achat_with_tools(tools, user_msg, history, *args, **kwargs))
+
+        return await self._aask(_call_with_tools(user_msg, chat_history), ask)
 
     @override
     def stream_chat_with_tools(
@@ -269,9 +317,11 @@ class UniRouterLLM(FunctionCallingLLM):
         *args: Any,
         **kwargs: Any,
     ) -> ChatResponseGen:
-        chosen = self._choose(_call_with_tools(user_msg, chat_history))
-        history = chosen.given(chat_history or [])
-        return chosen.noted_stream(chosen.model.stream_chat_with_tools(tools, user_msg, history, *args, **kwargs))
+        def ask(chosen: _Chosen) -> ChatResponseGen:
+            history = chosen.given(chat_history or [])
+            return chosen.noted_stream(chosen.model.stream_chat_with_tools(tools, user_msg, history, *args, **kwargs))
+
+        return self._ask_stream(_call_with_tools(user_msg, chat_history), ask)
 
     @override
     async def astream_chat_with_tools(
@@ -282,10 +332,12 @@ class UniRouterLLM(FunctionCallingLLM):
         *args: Any,
         **kwargs: Any,
     ) -> ChatResponseAsyncGen:
-        chosen = await self._achoose(_call_with_tools(user_msg, chat_history))
-        history = chosen.given(chat_history or [])
-        parts = await chosen.model.astream_chat_with_tools(tools, user_msg, history, *args, **kwargs)
-        return chosen.noted_astream(parts)
+        async def ask(chosen: _Chosen) -> ChatResponseAsyncGen:
+            history = chosen.given(chat_history or [])
+            parts = await chosen.model.astream_chat_with_tools(tools, user_msg, history, *args, **kwargs)
+            return chosen.noted_astream(parts)
+
+        return await self._aask_stream(_call_with_tools(user_msg, chat_history), ask)
 
     @override
     def get_tool_calls_from_response(
@@ -303,29 +355,39 @@ class UniRouterLLM(FunctionCallingLLM):
     def structured_predict(
         self, output_cls: type[M], prompt: PromptTemplate, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> M:
-        filled: M = self._for(prompt, prompt_args).structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-        return filled
+        def ask(chosen: _Chosen) -> M:
+            filled: M = chosen.model.structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+            return filled
+
+        return self._ask(call_of_template(self, prompt, prompt_args), ask)
 
     @override
     async def astructured_predict(
         self, output_cls: type[M], prompt: PromptTemplate, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> M:
-        model = await self._afor(prompt, prompt_args)
-        filled: M = await model.astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
-        return filled
+        async def ask(chosen: _Chosen) -> M:
+            filled: M = await chosen.model.astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+            return filled
+
+        return await self._aask(call_of_template(self, prompt, prompt_args), ask)
 
     @override
     def stream_structured_predict(
         self, output_cls: type[M], prompt: PromptTemplate, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> Generator[Any, None, None]:
-        return self._for(prompt, prompt_args).stream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+        def ask(chosen: _Chosen) -> Generator[Any, None, None]:
+            return chosen.model.stream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+
+        return self._ask_stream(call_of_template(self, prompt, prompt_args), ask)
 
     @override
     async def astream_structured_predict(
         self, output_cls: type[M], prompt: PromptTemplate, llm_kwargs: dict[str, Any] | None = None, **prompt_args: Any
     ) -> AsyncGenerator[Any, None]:
-        model = await self._afor(prompt, prompt_args)
-        return await model.astream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+        async def ask(chosen: _Chosen) -> AsyncGenerator[Any, None]:
+            return await chosen.model.astream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
+
+        return await self._aask_stream(call_of_template(self, prompt, prompt_args), ask)
 
     @override
     def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLLM:
@@ -342,39 +404,148 @@ class UniRouterLLM(FunctionCallingLLM):
         return [("models", [*self._models]), ("router", self._router), ("cost_weight", self.cost_weight)]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _without_models, (self._router, self.cost_weight)
+        settings = ("cost_weight", "fallback", "cooldown", "embedding_timeout")
+        return _without_models, (self._router, {name: getattr(self, name) for name in settings})
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> "UniRouterLLM":
         return self.model_copy()
 
-    def _for(self, prompt: BasePromptTemplate, given: Mapping[str, Any]) -> LLM:
-        return self._choose(call_of_template(self, prompt, given)).model
+    def _ask(self, call: Call, ask: Callable[[_Chosen], T]) -> T:
+        """What the chosen model gives, or the next best one if it fails."""
+        chosen = self._choose(call)
+        while True:
+            try:
+                answer = ask(chosen)
+            except Exception as error:
+                following = self._after_failure(error, chosen)
+                if following is None:
+                    raise
+                chosen = following
+            else:
+                self._cooldowns.succeeded(chosen.decision.model)
+                return answer
 
-    async def _afor(self, prompt: BasePromptTemplate, given: Mapping[str, Any]) -> LLM:
-        return (await self._achoose(call_of_template(self, prompt, given))).model
+    async def _aask(self, call: Call, ask: Callable[[_Chosen], Awaitable[T]]) -> T:
+        """`_ask`, awaited."""
+        chosen = await self._achoose(call)
+        while True:
+            try:
+                answer = await ask(chosen)
+            except Exception as error:
+                following = self._after_failure(error, chosen)
+                if following is None:
+                    raise
+                chosen = following
+            else:
+                self._cooldowns.succeeded(chosen.decision.model)
+                return answer
+
+    def _ask_stream(self, call: Call, ask: Callable[[_Chosen], Generator[T, None, None]]) -> Generator[T, None, None]:
+        """The chosen model's stream, or the next best one's if it fails before its first part."""
+        chosen, parts = self._ask(call, lambda chosen: (chosen, ask(chosen)))
+
+        def going_on() -> Generator[T, None, None]:
+            asked, answers, begun = chosen, parts, False
+            while True:
+                try:
+                    for part in answers:
+                        begun = True
+                        yield part
+                except Exception as error:
+                    following = None if begun else self._after_failure(error, asked)
+                    if following is None:
+                        raise
+                    asked, answers = following, ask(following)
+                else:
+                    return
+
+        return going_on()
+
+    async def _aask_stream(
+        self, call: Call, ask: Callable[[_Chosen], Awaitable[AsyncGenerator[T, None]]]
+    ) -> AsyncGenerator[T, None]:
+        """`_ask_stream`, awaited; closed early, it closes the model's stream at once."""
+
+        async def begin(chosen: _Chosen) -> tuple[_Chosen, AsyncGenerator[T, None]]:
+            return chosen, await ask(chosen)
+
+        chosen, parts = await self._aask(call, begin)
+
+        async def going_on() -> AsyncGenerator[T, None]:
+            asked, answers, begun = chosen, parts, False
+            while True:
+                try:
+                    async for part in answers:
+                        begun = True
+                        yield part
+                except Exception as error:
+                    following = None if begun else self._after_failure(error, asked)
+                    if following is None:
+                        raise
+                else:
+                    return
+                finally:
+                    await answers.aclose()
+                asked, answers = following, await ask(following)
+
+        return going_on()
 
     def _choose(self, call: Call) -> _Chosen:
-        return self._chosen(call, self._router.embed([call.question]))
+        try:
+            vectors = within(self.embedding_timeout, lambda: self._router.embed([call.question]))
+        except Exception as error:
+            if self.default is None:
+                raise
+            return self._chosen(call, self._blind, error)
+        return self._chosen(call, vectors)
 
     async def _achoose(self, call: Call) -> _Chosen:
-        return self._chosen(call, await self._router.aembed([call.question]))
+        try:
+            vectors = await asyncio.wait_for(self._router.aembed([call.question]), self.embedding_timeout)
+        except Exception as error:
+            if self.default is None:
+                raise
+            return self._chosen(call, self._blind, error)
+        return self._chosen(call, vectors)
 
-    def _chosen(self, call: Call, vectors: Vectors) -> _Chosen:
+    @property
+    def _blind(self) -> Vectors:
+        """What stands for the vector of a question that could not be embedded: nothing is known of it."""
+        return np.zeros((1, self._router.clusters.dimension), np.float32)
+
+    def _chosen(self, call: Call, vectors: Vectors, failure: Exception | None = None) -> _Chosen:
         models = dict(self._models)
         names, excluded = able(models, call)
+        if failure is not None:
+            names, others = without_embedding(self.default, names, failure)
+            excluded |= others
         pool = self._router.registered(names)
-        question = hash(call.question)
-        before = self._recent.get(question)
+        before = self._recent.get(hash(call.question))
         if call.under_way and before in pool.names:
             pool = pool.among([before])
+        else:
+            resting = self._cooldowns.resting(pool.names)
+            if resting and len(resting) < len(pool.names):  # if all rest, one of them has to be tried
+                pool = pool.among([name for name in pool.names if name not in resting])
+                excluded |= resting
         (decision,) = self._router.route_many(vectors=vectors, cost_weight=self.cost_weight, among=pool)
         if excluded:
             decision = replace(decision, excluded=excluded)
-        self._remember(question, decision.model)
+        return self._begun(decision, call, models)
+
+    def _begun(self, decision: RoutingDecision, call: Call, models: dict[str, LLM]) -> _Chosen:
+        """Everybody told that the model of a decision is about to be called."""
+        name = decision.model
+        self._remember(hash(call.question), name)
+        self._cooldowns.begun(name)
         announce(decision)
-        model = cast("FunctionCallingLLM", models[decision.model])
-        self._lend_callbacks(decision.model, model)
-        return _Chosen(model, decision.as_dict())
+        self._lend_callbacks(name, models[name])
+        return _Chosen(cast("FunctionCallingLLM", models[name]), decision, decision.as_dict(), call, models)
+
+    def _after_failure(self, error: Exception, chosen: _Chosen) -> _Chosen | None:
+        """The call as the next best model of the same decision takes it; None if none could do better."""
+        decision = next_best(self._router, chosen.decision, error, self._cooldowns) if self.fallback else None
+        return None if decision is None else self._begun(decision, chosen.call, chosen.models)
 
     def _remember(self, question: int, model: str) -> None:
         """Keep who works on a question, for the next steps of its loop; the oldest question is forgotten."""
@@ -397,28 +568,33 @@ class _StructuredUniRouterLLM(StructuredLLM):
 
     @override
     def predict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
-        return super(_StructuredUniRouterLLM, self._for(prompt, prompt_args)).predict(prompt, **prompt_args)
+        call = call_of_template(self, prompt, prompt_args)
+        return self.llm._ask(call, lambda chosen: self._around(chosen).predict(prompt, **prompt_args))  # noqa: SLF001
 
     @override
     async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
-        chosen = await self._afor(prompt, prompt_args)
-        return await super(_StructuredUniRouterLLM, chosen).apredict(prompt, **prompt_args)
+        call = call_of_template(self, prompt, prompt_args)
+        return await self.llm._aask(  # noqa: SLF001
+            call, lambda chosen: self._around(chosen).apredict(prompt, **prompt_args)
+        )
 
     @override
     def stream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenGen:
-        return super(_StructuredUniRouterLLM, self._for(prompt, prompt_args)).stream(prompt, **prompt_args)
+        call = call_of_template(self, prompt, prompt_args)
+        return self.llm._ask_stream(  # noqa: SLF001
+            call, lambda chosen: self._around(chosen).stream(prompt, **prompt_args)
+        )
 
     @override
     async def astream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenAsyncGen:
-        chosen = await self._afor(prompt, prompt_args)
-        return await super(_StructuredUniRouterLLM, chosen).astream(prompt, **prompt_args)
+        call = call_of_template(self, prompt, prompt_args)
+        return await self.llm._aask_stream(  # noqa: SLF001
+            call, lambda chosen: self._around(chosen).astream(prompt, **prompt_args)
+        )
 
-    def _for(self, prompt: BasePromptTemplate, given: Mapping[str, Any]) -> "_StructuredUniRouterLLM":
-        """This very LLM around the chosen model."""
-        return self.model_copy(update={"llm": self.llm._for(prompt, given)})  # noqa: SLF001
-
-    async def _afor(self, prompt: BasePromptTemplate, given: Mapping[str, Any]) -> "_StructuredUniRouterLLM":
-        return self.model_copy(update={"llm": await self.llm._afor(prompt, given)})  # noqa: SLF001
+    def _around(self, chosen: _Chosen) -> StructuredLLM:
+        """The same around the chosen model."""
+        return StructuredLLM(**{**dict(self), "llm": chosen.model})
 
 
 def _call_with_tools(user_msg: str | ChatMessage | None, history: Sequence[ChatMessage] | None) -> Call:
@@ -426,9 +602,9 @@ def _call_with_tools(user_msg: str | ChatMessage | None, history: Sequence[ChatM
     return call_of_messages([*(history or ()), *asked], with_tools=True)
 
 
-def _without_models(router: UniRouter, cost_weight: float | None) -> UniRouterLLM:
+def _without_models(router: UniRouter, settings: dict[str, Any]) -> UniRouterLLM:
     """What a pickle becomes."""
     llm = UniRouterLLM.__new__(UniRouterLLM)
-    FunctionCallingLLM.__init__(llm, cost_weight=cost_weight)
-    llm._router, llm._models = router, {}  # noqa: SLF001
+    FunctionCallingLLM.__init__(llm, **settings)
+    llm._router, llm._models, llm._cooldowns = router, {}, Cooldowns(llm.cooldown)  # noqa: SLF001
     return llm

@@ -1,6 +1,7 @@
 """`UniRouterQueryEngine`: one retrieval for each query, and an answer by the model chosen for it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
@@ -19,6 +20,7 @@ from typing_extensions import override
 
 from unirouter_integrations.checks import check_cost_weight
 from unirouter_integrations.decision import RoutingDecision
+from unirouter_integrations.fallback import Cooldowns, next_best
 from unirouter_integrations.llamaindex.events import announce
 from unirouter_integrations.llamaindex.models import check_models, register, unregister
 from unirouter_integrations.llamaindex.queries import QueryVectors
@@ -43,6 +45,10 @@ class UniRouterQueryEngine(BaseQueryEngine):
             embedder=embed_model)`). Then a query is embedded once, for the decision and for the retrieval.
         node_postprocessors: Applied to what was retrieved, in order.
         callback_manager: None for that of `Settings`.
+        fallback: Whether the next best model writes the answer if one fails, see `UniRouterLLM`. An answer that is
+            streamed fails only where it is read, when another model can no longer take over; for that let the index's
+            own query engine stream from a `UniRouterLLM`.
+        cooldown: For how many seconds a model rests that failed three times in a row, see `UniRouterLLM`.
         synthesis: What `get_response_synthesizer` takes: `response_mode`, `streaming`, `text_qa_template`, ...
 
     Raises:
@@ -66,6 +72,8 @@ class UniRouterQueryEngine(BaseQueryEngine):
         embed_model: BaseEmbedding | None = None,
         node_postprocessors: Sequence[BaseNodePostprocessor] = (),
         callback_manager: CallbackManager | None = None,
+        fallback: bool = True,
+        cooldown: float = 30.0,
         **synthesis: Any,
     ) -> None:
         check_cost_weight(cost_weight)
@@ -74,6 +82,8 @@ class UniRouterQueryEngine(BaseQueryEngine):
         self.router = router
         self.models = models
         self.cost_weight = cost_weight
+        self.fallback = fallback
+        self._cooldowns = Cooldowns(cooldown)
         self._vectors = QueryVectors(router, embed_model)
         self._retriever = retriever
         self._postprocessors = list(node_postprocessors)
@@ -131,9 +141,17 @@ class UniRouterQueryEngine(BaseQueryEngine):
         """An answer from these nodes by the model that the query is routed to."""
         models = dict(self.models)
         decision = self._decided(models, self._vectors.of(query_bundle))
-        synthesizer = self._synthesizer(decision.model, models[decision.model])
-        response = synthesizer.synthesize(query_bundle, nodes, additional_source_nodes)
-        return _noted(response, decision, [*models])
+        while True:
+            synthesizer = self._begun(decision, models)
+            try:
+                response = synthesizer.synthesize(query_bundle, nodes, additional_source_nodes)
+            except Exception as error:
+                following = self._after_failure(error, decision)
+                if following is None:
+                    raise
+                decision = following
+            else:
+                return self._noted(response, decision, [*models])
 
     @override
     async def asynthesize(
@@ -145,9 +163,17 @@ class UniRouterQueryEngine(BaseQueryEngine):
         """`synthesize`, awaited."""
         models = dict(self.models)
         decision = self._decided(models, await self._vectors.aof(query_bundle))
-        synthesizer = self._synthesizer(decision.model, models[decision.model])
-        response = await synthesizer.asynthesize(query_bundle, nodes, additional_source_nodes)
-        return _noted(response, decision, [*models])
+        while True:
+            synthesizer = self._begun(decision, models)
+            try:
+                response = await synthesizer.asynthesize(query_bundle, nodes, additional_source_nodes)
+            except Exception as error:
+                following = self._after_failure(error, decision)
+                if following is None:
+                    raise
+                decision = following
+            else:
+                return self._noted(response, decision, [*models])
 
     @override
     def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
@@ -172,9 +198,21 @@ class UniRouterQueryEngine(BaseQueryEngine):
 
     def _decided(self, models: dict[str, LLM], vector: Any) -> RoutingDecision:
         pool = self.router.registered(models)
+        resting = self._cooldowns.resting(pool.names)
+        if resting and len(resting) < len(pool.names):  # if all rest, one of them has to be tried
+            pool = pool.among([name for name in pool.names if name not in resting])
         (decision,) = self.router.route_many(vectors=vector, cost_weight=self.cost_weight, among=pool)
+        return replace(decision, excluded=resting) if resting else decision
+
+    def _begun(self, decision: RoutingDecision, models: dict[str, LLM]) -> BaseSynthesizer:
+        """The synthesizer with the model of a decision, and everybody told that it is about to be called."""
         announce(decision)
-        return decision
+        self._cooldowns.begun(decision.model)
+        return self._synthesizer(decision.model, models[decision.model])
+
+    def _after_failure(self, error: Exception, decision: RoutingDecision) -> RoutingDecision | None:
+        """The decision for the next best model; None if none could do better."""
+        return next_best(self.router, decision, error, self._cooldowns) if self.fallback else None
 
     def _synthesizer(self, name: str, model: LLM) -> BaseSynthesizer:
         """Made when a model is first chosen, and again if it was replaced."""
@@ -190,8 +228,8 @@ class UniRouterQueryEngine(BaseQueryEngine):
             self._synthesizers[name] = known
         return known[1]
 
-
-def _noted(response: RESPONSE_TYPE, decision: RoutingDecision, names: list[str]) -> RESPONSE_TYPE:
-    result = UniRouterSelectorResult.of(decision, names)
-    response.metadata = {**(response.metadata or {}), "selector_result": result, "unirouter": decision.as_dict()}
-    return response
+    def _noted(self, response: RESPONSE_TYPE, decision: RoutingDecision, names: list[str]) -> RESPONSE_TYPE:
+        self._cooldowns.succeeded(decision.model)
+        result = UniRouterSelectorResult.of(decision, names)
+        response.metadata = {**(response.metadata or {}), "selector_result": result, "unirouter": decision.as_dict()}
+        return response

@@ -1,0 +1,179 @@
+"""An LLM that fails is replaced by the next best of the same decision; a failing embedder by a default LLM."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from conftest import TOY_PROMPTS, toy_embed, toy_losses, toy_router
+from llama_index.core.llms import ChatMessage
+from llama_index.core.prompts import PromptTemplate
+from llama_index.core.tools import FunctionTool
+from llamaindex_fakes import Fake, ToyEmbedding, fakes, toy_index, watched
+from openai_server import FAULTS, HANG, openai_server
+from pydantic import BaseModel
+
+from unirouter_integrations import InvalidInputError, UniRouter
+from unirouter_integrations.llamaindex import UniRouterLLM, UniRouterQueryEngine
+
+MESSAGES = [ChatMessage("a poem")]
+TEMPLATE = PromptTemplate("Context: {context_str}\nQuestion: {query_str}")
+FAILED = {"poet": "it failed with TimeoutError"}
+
+
+class Note(BaseModel):
+    """Write something down."""
+
+    text: str
+
+
+def note(text: str) -> str:
+    """Write something down."""
+    return text
+
+
+def failing(router: UniRouter, *names: str, error: Exception | None = None, **settings: Any) -> UniRouterLLM:
+    """A router whose LLMs fail, some of them."""
+    models: dict[str, Any] = fakes()
+    for name in names:
+        models[name].error = error or TimeoutError("too slow")
+    return UniRouterLLM(router=router, models=models, **settings)
+
+
+def noted(answer: Any) -> tuple[str, dict[str, str]]:
+    decision = answer.additional_kwargs["unirouter"]
+    return decision["model"], decision.get("excluded", {})
+
+
+async def test_the_next_best_takes_over(router: UniRouter) -> None:
+    """In every form; the decision names who answered and who failed."""
+    llm = failing(router, "poet", cooldown=0)
+    tools = [FunctionTool.from_defaults(note)]
+    answers: list[Any] = [
+        llm.chat(MESSAGES),
+        await llm.achat(MESSAGES),
+        llm.complete("a poem"),
+        await llm.acomplete("a poem"),
+        *llm.stream_chat(MESSAGES),
+        *[part async for part in await llm.astream_chat(MESSAGES)],
+        *llm.stream_complete("a poem"),
+        *[part async for part in await llm.astream_complete("a poem")],
+        llm.chat_with_tools(tools, "a poem"),
+        await llm.achat_with_tools(tools, "a poem"),
+        *llm.stream_chat_with_tools(tools, "a poem"),
+        *[part async for part in await llm.astream_chat_with_tools(tools, "a poem")],
+    ]
+    assert {noted(answer)[0] for answer in answers} == {"oracle"}
+    assert all(noted(answer)[1] == FAILED for answer in answers)
+    given: dict[str, Any] = {"context_str": "", "query_str": "a poem"}
+    assert llm.predict(TEMPLATE, **given).startswith("oracle: ")
+    assert (await llm.apredict(TEMPLATE, **given)).startswith("oracle: ")
+    assert "".join(llm.stream(TEMPLATE, **given)).startswith("oracle: ")
+    assert "".join([part async for part in await llm.astream(TEMPLATE, **given)]).startswith("oracle: ")
+    assert llm.structured_predict(Note, TEMPLATE, **given).text.startswith("oracle: ")
+    assert (await llm.astructured_predict(Note, TEMPLATE, **given)).text.startswith("oracle: ")
+    assert "oracle: " in llm.as_structured_llm(Note).predict(TEMPLATE, **given)
+    assert list(llm.stream_structured_predict(Note, TEMPLATE, **given))[-1].text.startswith("oracle: ")
+
+
+def test_every_attempt_is_announced(router: UniRouter) -> None:
+    """And each failed call is one in the events."""
+    with watched() as watch:
+        failing(router, "poet", "oracle").chat(MESSAGES)
+    assert [event.model for event in watch.of("UniRouteDecisionEvent")] == ["poet", "oracle", "abacus"]
+
+
+def test_other_errors_and_the_last_one_are_raised(router: UniRouter) -> None:
+    """Nobody else is asked, or nobody is left."""
+    for llm, error in (
+        (failing(router, "poet", error=ValueError("a bug")), ValueError),
+        (failing(router, *fakes()), TimeoutError),
+        (failing(router, "poet", fallback=False), TimeoutError),
+    ):
+        with pytest.raises(error):
+            llm.chat(MESSAGES)
+        with pytest.raises(error):
+            list(llm.stream_chat(MESSAGES))
+
+
+def test_a_failing_model_rests(router: UniRouter) -> None:
+    """After three failures in a row it is not asked, and the decision says why."""
+    llm = failing(router, "poet")
+    for _ in range(3):
+        llm.chat(MESSAGES)
+    assert "rests for" in noted(llm.chat(MESSAGES))[1]["poet"]
+    poet = llm.models["poet"]
+    assert isinstance(poet, Fake)
+    assert len(poet.sent) == 3
+
+
+class Away:
+    """An embedding service that is away once the router is fitted."""
+
+    name = "service"
+    error: Exception | None = None
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        if self.error:
+            raise self.error
+        return toy_embed(texts)
+
+    async def aembed(self, texts: Sequence[str]) -> Any:
+        return self.embed(texts)
+
+
+async def test_without_an_embedding_the_default_answers() -> None:
+    """And the decision says why; without a default the error is raised."""
+    service = Away()
+    router = UniRouter.fit(TOY_PROMPTS, embedder=service, n_clusters=3)
+    for name in fakes():
+        router.register(router.profile(name, TOY_PROMPTS, toy_losses(), cost=1))
+    service.error = ConnectionError("away")
+    llm = UniRouterLLM(router=router, models=dict(fakes()), default="poet")
+    for answer in (llm.chat(MESSAGES), await llm.achat(MESSAGES)):
+        model, reasons = noted(answer)
+        assert model == "poet"
+        assert reasons == dict.fromkeys(("abacus", "oracle"), "the prompt could not be embedded (ConnectionError)")
+    with pytest.raises(ConnectionError):
+        UniRouterLLM(router=router, models=dict(fakes())).chat(MESSAGES)
+    with pytest.raises(InvalidInputError, match="default should be one of the models"):
+        UniRouterLLM(router=router, models=dict(fakes()), default="bard")
+
+
+async def test_a_query_engine_has_another_model_write(router: UniRouter) -> None:
+    """Sync and async; one retrieval."""
+    models: dict[str, Any] = fakes()
+    models["poet"].error = TimeoutError("too slow")
+    index = toy_index(ToyEmbedding())
+    engine = UniRouterQueryEngine(router=router, models=models, retriever=index.as_retriever())
+    for response in (engine.query("a poem"), await engine.aquery("a poem")):
+        assert response.metadata is not None
+        assert response.metadata["unirouter"]["model"] == "oracle"
+        assert response.metadata["unirouter"]["excluded"] == FAILED
+    without = UniRouterQueryEngine(router=router, models=models, retriever=index.as_retriever(), fallback=False)
+    with pytest.raises(TimeoutError):
+        without.query("a poem")
+
+
+@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "cut"])
+@pytest.mark.filterwarnings("ignore:.*unclosed.*:ResourceWarning")  # of the client, whose connection broke
+async def test_real_clients_survive_a_misbehaving_server(fault: str) -> None:
+    """Sync and async, plain and streamed."""
+    openai_like = pytest.importorskip("llama_index.llms.openai_like")
+    router = toy_router("soft")
+
+    def answer(model: str, messages: list[dict[str, Any]]) -> str:
+        return f"{model} says {messages[-1]['content']}"
+
+    with openai_server(answer, lambda model: fault if model == "poet" else None) as url:
+        models = {
+            name: openai_like.OpenAILike(
+                model=name, api_base=url, api_key="test", is_chat_model=True, max_retries=0, timeout=HANG / 2
+            )
+            for name in router.models
+        }
+        llm = UniRouterLLM(router=router, models=models, cooldown=0)
+        said = [llm.chat(MESSAGES).message.content, (await llm.achat(MESSAGES)).message.content]
+        if fault != "garbage":  # a stream of garbage is an empty one to this client, and no error
+            said.append([*llm.stream_chat(MESSAGES)][-1].message.content)
+            said.append([part async for part in await llm.astream_chat(MESSAGES)][-1].message.content)
+    assert said == ["oracle says a poem"] * len(said)
