@@ -8,17 +8,19 @@ from __future__ import annotations
 import math
 import os
 import re
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_integrations.errors import EmbeddingError, InvalidInputError, MissingDependencyError
+from unirouter_integrations.errors import EmbeddingError, InvalidInputError, MissingDependencyError, StorageError
+from unirouter_integrations.onnx import OnnxEncoder
+from unirouter_integrations.sharing import RecentVectors, Together
 from unirouter_integrations.storage import State, read_folder, write_folder
 
 Vectors = npt.NDArray[np.float32]
@@ -33,6 +35,7 @@ _PUNCTUATION = frozenset(".,;:!?…\"'")
 _RARE_TERMS_FROM = 20
 _LARGEST = 1e6
 _AT_ONCE = 16
+_REMEMBERED = 1024
 _SQUARES_FROM, _SQUARES_TO = 1e-20, 1e20
 
 
@@ -54,21 +57,24 @@ class Embedder(Protocol):
 def as_embedder(x: object) -> Embedder:
     """Make an `Embedder` of what a user has.
 
+    What it makes remembers the vectors of the last 1,024 texts, so that a prompt that comes again is not embedded again
+    (it keeps digests of the texts, not the texts). Where there is no async method of its own, those who await vectors
+    while it is busy are served together, in one call.
+
     Args:
-        x: An `Embedder`; a `SentenceTransformer` (or anything else with `encode`) or the name of one; a LangChain
-            `Embeddings` (its `embed_documents`, for prompts in fitting and in routing alike); a LlamaIndex
-            `BaseEmbedding` (its *query* embedding, the one a RAG pipeline computes for a question anyway);
-            or a callable from a list of texts to an `(n, d)` array.
+        x: An `Embedder`; a `SentenceTransformer`, an `OnnxEncoder`, a model2vec `StaticModel` (or anything else with
+            `encode`) or the name of one; a LangChain `Embeddings` (its `embed_documents`, for prompts in fitting and in
+            routing alike); a LlamaIndex `BaseEmbedding` (its *query* embedding, the one a RAG pipeline computes for a
+            question anyway); or a callable from a list of texts to an `(n, d)` array. A name is that of a
+            SentenceTransformer, or "onnx:FOLDER" or "model2vec:NAME".
 
     Raises:
         InvalidInputError: If it is none of these.
-        MissingDependencyError: If a name is given and sentence-transformers is not installed.
+        MissingDependencyError: If a name is given and the package that loads it is not installed.
+        StorageError: If there is no exported model in the folder named.
     """
     if isinstance(x, str):
-        if x == "local":
-            msg = 'The "local" embedder is fitted on prompts first: LocalEmbedder.fit(prompts).'
-            raise InvalidInputError(msg)
-        return _from_sentence_transformer(_load_sentence_transformer(x), x)
+        return _from_name(x)
     if isinstance(x, type):
         msg = f"{x.__name__} is a class; pass an instance of it as the embedder."
         raise InvalidInputError(msg)
@@ -76,15 +82,15 @@ def as_embedder(x: object) -> Embedder:
         return x
     model: Any = x
     if hasattr(model, "embed_documents"):
-        return _Adapted(_name("langchain", model), model.embed_documents, getattr(model, "aembed_documents", None))
+        return _Adapted(_name("langchain", model), model.embed_documents, _own_async(model))
     if hasattr(model, "get_query_embedding"):
         queries = _LlamaIndexQueries(model)
         return _Adapted(_name("llamaindex", model), queries.embed, queries.aembed)
     if hasattr(model, "encode"):
-        return _from_sentence_transformer(model, None)
+        return _Adapted(_name("encoder", model), _Encoder(model))
     if callable(model):
         _refuse_coroutine_function(model)
-        return _Adapted(_name("callable", model), model, None)
+        return _Adapted(_name("callable", model), model)
     msg = (
         f"{type(x).__name__} is not an embedder. Pass a callable from a list of texts to an (n, d) array, a "
         "SentenceTransformer or the name of one, a LangChain Embeddings, or a LlamaIndex BaseEmbedding."
@@ -260,6 +266,9 @@ class LocalEmbedder:
         """The embedder that was saved as this state."""
         terms = state.texts("terms")
         projection = state.numbers("projection", (len(terms), None), low=-_LARGEST, high=_LARGEST)
+        if not projection.size or len(set(terms)) < len(terms):  # nothing bounds the width of an array without rows
+            msg = f"{state.where}terms should be at least one, and each only once. The saved file is damaged."
+            raise StorageError(msg)
         return cls({term: index for index, term in enumerate(terms)}, projection.astype(np.float32))
 
 
@@ -279,37 +288,72 @@ def _terms(text: str) -> list[str]:
     return singles + [f"{first} {second}" for first, second in pairwise(singles)]
 
 
-@dataclass(frozen=True)
 class _Adapted:
-    """Somebody else's embedder, under our protocol."""
+    """Somebody else's embedder, under our protocol.
 
-    name: str
-    function: Callable[[list[str]], npt.ArrayLike]
-    afunction: Callable[[list[str]], Awaitable[npt.ArrayLike]] | None
+    Args:
+        name: See `Embedder`.
+        function: From texts to vectors.
+        afunction: The same, awaited; None for the function in a thread.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        function: Callable[[list[str]], npt.ArrayLike],
+        afunction: Callable[[list[str]], Awaitable[npt.ArrayLike]] | None = None,
+    ) -> None:
+        self.name = name
+        self._function, self._afunction = function, afunction
+        self._recent = RecentVectors(_REMEMBERED)
+        self._dimension = 0
+        self._together = Together(self._computed)
 
     def embed(self, texts: Sequence[str], /) -> Vectors:
         batch = check_texts(texts, "texts")
-        return self._checked(self.function(batch), batch) if batch else check_vectors([], rows=0)
+        found, missing = self._known(batch)
+        if missing:
+            found |= self._remembered(missing, self._computed(missing))
+        return self._checked([found[text] for text in batch], len(batch))
 
     async def aembed(self, texts: Sequence[str], /) -> Vectors:
         batch = check_texts(texts, "texts")
-        if not batch:
-            return check_vectors([], rows=0)
-        if self.afunction is not None:
-            return self._checked(await self.afunction(batch), batch)
-        import asyncio
-
-        return await asyncio.to_thread(self.embed, batch)
-
-    def _checked(self, vectors: npt.ArrayLike, batch: list[str]) -> Vectors:
-        try:
-            return check_vectors(vectors, rows=len(batch))
-        except EmbeddingError as error:
-            msg = f"The embedder {self.name!r} went wrong. {error}"
-            raise EmbeddingError(msg) from error
+        found, missing = self._known(batch)
+        if missing:
+            found |= self._remembered(missing, await self._awaited(missing))
+        return self._checked([found[text] for text in batch], len(batch))
 
     def __repr__(self) -> str:
         return f"Embedder({self.name!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Adapted, (self.name, self._function, self._afunction)  # a copy remembers for itself
+
+    def _known(self, batch: list[str]) -> tuple[dict[str, Vectors], list[str]]:
+        found = self._recent.of(batch)
+        return found, [text for text in dict.fromkeys(batch) if text not in found]
+
+    def _remembered(self, texts: list[str], vectors: Vectors) -> dict[str, Vectors]:
+        found = dict(zip(texts, vectors, strict=True))
+        self._dimension = self._dimension or vectors.shape[1]
+        if vectors.shape[1] == self._dimension:  # a service that has a bad moment is asked again
+            self._recent.add(found)
+        return found
+
+    def _computed(self, texts: list[str]) -> Vectors:
+        return self._checked(self._function(texts), len(texts))
+
+    async def _awaited(self, texts: list[str]) -> Vectors:
+        if self._afunction is None:
+            return await self._together(texts)
+        return self._checked(await self._afunction(texts), len(texts))
+
+    def _checked(self, vectors: npt.ArrayLike, rows: int) -> Vectors:
+        try:
+            return check_vectors(vectors, rows=rows)
+        except EmbeddingError as error:
+            msg = f"The embedder {self.name!r} went wrong. {error}"
+            raise EmbeddingError(msg) from error
 
 
 def _refuse_coroutine_function(function: Callable[..., object]) -> None:
@@ -326,7 +370,9 @@ def _refuse_coroutine_function(function: Callable[..., object]) -> None:
 def _name(family: str, model: object) -> str:
     kind = getattr(model, "__qualname__", type(model).__qualname__)
     of = getattr(model, "model_name", None) or getattr(model, "model", None)
-    return f"{family}:{kind}:{of}" if isinstance(of, str) else f"{family}:{kind}"
+    if not isinstance(of, str) or "://" in of:  # the address of a service may hold a password, and the name is saved
+        return f"{family}:{kind}"
+    return f"{family}:{kind}:{of}"
 
 
 @dataclass(frozen=True)
@@ -351,16 +397,45 @@ class _LlamaIndexQueries:
         return await asyncio.gather(*map(one, texts))
 
 
-def _from_sentence_transformer(model: Any, name: str | None) -> Embedder:
-    import inspect
-
-    # SentenceTransformer shows a progress bar where logging is verbose; other encoders may not know the word.
-    quiet = {"show_progress_bar": False} if "show_progress_bar" in inspect.signature(model.encode).parameters else {}
-    name = f"sentence-transformers:{name}" if name else _name("encoder", model)
-    return _Adapted(name, partial(model.encode, **quiet), None)
+def _own_async(model: Any) -> Callable[[list[str]], Awaitable[npt.ArrayLike]] | None:
+    method = getattr(model, "aembed_documents", None)
+    # LangChain's own one calls the sync method in a thread, which for several callers is better done together.
+    return None if getattr(method, "__module__", "").startswith("langchain_core.") else method
 
 
-def _load_sentence_transformer(name: str) -> object:
+class _Encoder:
+    """The `encode` of a model, for one thread at a time: tokenizers are not made for several."""
+
+    def __init__(self, model: Any) -> None:
+        import inspect
+
+        self._model = model
+        # SentenceTransformer shows a bar where logging is verbose; other encoders may not know the word.
+        known = "show_progress_bar" in inspect.signature(model.encode).parameters
+        self._quiet = {"show_progress_bar": False} if known else {}
+        self._lock = threading.Lock()
+
+    def __call__(self, texts: list[str]) -> npt.ArrayLike:
+        with self._lock:
+            vectors: npt.ArrayLike = self._model.encode(texts, **self._quiet)
+            return vectors
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Encoder, (self._model,)
+
+
+def _from_name(given: str) -> Embedder:
+    if given == "local":
+        msg = 'The "local" embedder is fitted on prompts first: LocalEmbedder.fit(prompts).'
+        raise InvalidInputError(msg)
+    loaders = {"sentence-transformers": _sentence_transformer, "onnx": OnnxEncoder, "model2vec": _static_model}
+    family, _, name = given.partition(":")
+    if family not in loaders:
+        family, name = "sentence-transformers", given
+    return _Adapted(f"{family}:{name}", _Encoder(loaders[family](name)))
+
+
+def _sentence_transformer(name: str) -> object:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
@@ -371,4 +446,14 @@ def _load_sentence_transformer(name: str) -> object:
         )
         raise MissingDependencyError(msg) from error
     model: object = SentenceTransformer(name)
+    return model
+
+
+def _static_model(name: str) -> object:
+    try:
+        from model2vec import StaticModel
+    except ImportError as error:
+        msg = f"The embedder 'model2vec:{name}' needs pip install 'unirouter-integrations[model2vec]'."
+        raise MissingDependencyError(msg) from error
+    model: object = StaticModel.from_pretrained(name, force_download=False)
     return model

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_integrations.errors import StorageError
+from unirouter_integrations.errors import MissingDependencyError, StorageError
 
 T = TypeVar("T")
 
@@ -32,11 +34,18 @@ class State:
 
     The readers (`value`, `numbers`, `part`) check what they hand out and raise `StorageError` on the first thing
     that does not fit, so that a loader built from them never meets a wrong type later.
+
+    Attributes:
+        document: The JSON document.
+        arrays: The arrays.
+        where: What it is nested in, for messages.
+        version: Tells this save from any other one under the same path; empty if it was not read.
     """
 
     document: dict[str, Any] = field(default_factory=dict)
     arrays: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     where: str = ""
+    version: str = ""
 
     def nest(self, name: str, part: State) -> None:
         """Put the state of a part under a name."""
@@ -63,6 +72,22 @@ class State:
             msg = f"{self.where}{key} should be {kind.__name__}, but {found} was found. The saved file is damaged."
             raise StorageError(msg)
         return value
+
+    def check_format(self, name: str, version: int, thing: str, path: str | os.PathLike[str]) -> None:
+        """Check the format of a document and its version; `thing` and `path` are for the message.
+
+        Raises:
+            StorageError: If it is another format, or a version that this package does not read.
+        """
+        if self.document.get("format") != name:
+            msg = f"{thing}.json in {shown(path)!r} is not a saved {thing}."
+            raise StorageError(msg)
+        if (found := self.value("format_version", int)) != version:
+            msg = (
+                f"The {thing} in {shown(path)!r} has format version {found}, but this version of "
+                f"unirouter-integrations reads {version}. Upgrade unirouter-integrations."
+            )
+            raise StorageError(msg)
 
     def texts(self, key: str) -> list[str]:
         """The list of strings under a key."""
@@ -91,8 +116,11 @@ class State:
                 not in [low, high].
         """
         array = self.arrays.get(key)
-        if array is None or array.dtype.kind != "f":
-            msg = f"The array {self.where}{key} is missing or not of floating-point numbers. The saved file is damaged."
+        if array is None or array.dtype not in (np.float32, np.float64):
+            msg = (
+                f"The array {self.where}{key} is missing or not of floating-point numbers of 32 or 64 bits. The saved "
+                "file is damaged."
+            )
             raise StorageError(msg)
         fits = array.ndim == len(shape) and all(
             want in (None, have) for want, have in zip(shape, array.shape, strict=True)
@@ -124,6 +152,9 @@ def write_folder(path: str | os.PathLike[str], stem: str, state: State) -> None:
     """
     from safetensors.numpy import save
 
+    if is_url(path):
+        msg = f"{shown(path)!r} is a URL; save to a folder of this machine and upload it, {stem}.json last."
+        raise StorageError(msg)
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         msg = f"{str(folder)!r} is a file; give the path of a folder to save to."
@@ -142,32 +173,79 @@ def write_folder(path: str | os.PathLike[str], stem: str, state: State) -> None:
 def read_folder(path: str | os.PathLike[str], stem: str) -> State:
     """Read what `write_folder` wrote.
 
+    Args:
+        path: The folder, or the URL of one that fsspec knows.
+        stem: The name of the two files.
+
     Raises:
         StorageError: If the files are missing or damaged, or do not belong together.
+        MissingDependencyError: If it is a URL, and fsspec or what it needs for this kind of URL is not installed.
     """
-    folder = Path(path)
+    where, read = _reader(path)
     for _ in range(_READ_ATTEMPTS):  # a writer may be between its two replacements: look again
-        try:
-            document = _parse((folder / f"{stem}.json").read_bytes(), folder / f"{stem}.json")
-        except OSError as error:
-            msg = f"There is no saved {stem} in {str(folder)!r}: {stem}.json could not be read ({error.strerror})."
-            raise StorageError(msg) from error
+        text = _read_document(where, read, stem)
+        document = _parse(text, f"{where}/{stem}.json")
         for name in (f"{stem}.safetensors", f"{stem}.safetensors.new"):
             with contextlib.suppress(OSError):
-                data = (folder / name).read_bytes()
+                data = read(name)
                 if _digest(data) == document.get(_DIGEST):
-                    return State(document, _arrays(data, folder / name))
+                    return State(document, _arrays(data, f"{where}/{name}"), version=_digest(text))
     msg = (
-        f"{stem}.safetensors in {str(folder)!r} is missing, damaged or not the one that {stem}.json was saved with "
+        f"{stem}.safetensors in {where!r} is missing, damaged or not the one that {stem}.json was saved with "
         "(their digests differ). Restore both files from one save."
     )
     raise StorageError(msg)
 
 
+def folder_version(path: str | os.PathLike[str], stem: str) -> str:
+    """The `version` of the state that `read_folder` would read, without reading its arrays."""
+    return _digest(_read_document(*_reader(path), stem))
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is the URL of something that may be elsewhere."""
+    return "://" in os.fspath(path)
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path for messages and logs: of a URL without its user, password and query, which may be secret."""
+    text = os.fspath(path)
+    return re.sub(r"(?<=//)[^/]*@|\?.*", "", text) if is_url(text) else text
+
+
+def _reader(path: str | os.PathLike[str]) -> tuple[str, Callable[[str], bytes]]:
+    """What to call a folder, and what reads a file in it."""
+    if not is_url(path):
+        folder = Path(path)
+        return str(folder), lambda name: (folder / name).read_bytes()
+    url = os.fspath(path)
+    try:
+        from fsspec.core import url_to_fs
+
+        files, root = url_to_fs(url)
+    except ImportError as error:
+        needed = "pip install 'unirouter-integrations[fsspec]', and what fsspec needs for it"
+        msg = f"{shown(url)!r} needs {needed}. {error}"
+        raise MissingDependencyError(msg) from error
+    except ValueError:
+        msg = f"{shown(url)!r} is no URL that fsspec knows."
+        raise StorageError(msg) from None  # the original may quote it
+    return shown(url), lambda name: bytes(files.cat_file(f"{root.rstrip('/')}/{name}"))
+
+
+def _read_document(where: str, read: Callable[[str], bytes], stem: str) -> bytes:
+    try:
+        return read(f"{stem}.json")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        msg = f"There is no saved {stem} in {where!r}: {stem}.json could not be read ({reason})."
+        raise StorageError(msg) from None  # the original may hold a URL with a password
+
+
 def _finish_interrupted(folder: Path, stem: str, pending: Path) -> None:
     """Put the arrays of a save in their place whose last step is missing, before they are overwritten."""
     try:
-        document = _parse((folder / f"{stem}.json").read_bytes(), folder / f"{stem}.json")
+        document = _parse((folder / f"{stem}.json").read_bytes(), str(folder / f"{stem}.json"))
         arrays = pending.read_bytes()
     except (OSError, StorageError):
         return  # there is no such save
@@ -201,9 +279,9 @@ def replace_file(target: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
 
 
-def _parse(data: bytes, file: Path) -> dict[str, Any]:
+def _parse(data: bytes, file: str) -> dict[str, Any]:
     def refuse(name: str) -> float:
-        msg = f"{str(file)!r} holds {name}, which is not JSON. The saved file is damaged."
+        msg = f"{file!r} holds {name}, which is not JSON. The saved file is damaged."
         raise StorageError(msg)
 
     try:
@@ -211,20 +289,20 @@ def _parse(data: bytes, file: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, StorageError):
             raise
-        msg = f"{str(file)!r} is not valid JSON. The saved file is damaged."
+        msg = f"{file!r} is not valid JSON. The saved file is damaged."
         raise StorageError(msg) from error
     if type(document) is not dict:
-        msg = f"{str(file)!r} should hold a JSON object, but holds {type(document).__name__}."
+        msg = f"{file!r} should hold a JSON object, but holds {type(document).__name__}."
         raise StorageError(msg)
     return document
 
 
-def _arrays(data: bytes, file: Path) -> dict[str, npt.NDArray[Any]]:
+def _arrays(data: bytes, file: str) -> dict[str, npt.NDArray[Any]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
     try:
         return dict(load(data))
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
-        msg = f"{str(file)!r} could not be read as safetensors: {error}"
+        msg = f"{file!r} could not be read as safetensors: {error}"
         raise StorageError(msg) from error
