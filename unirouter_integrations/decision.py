@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_integrations.clusters import Memberships
+from unirouter_integrations.clusters import Memberships, PromptClusters
 from unirouter_integrations.errors import InvalidInputError, UnknownModelError
 from unirouter_integrations.profiles import ClusterErrors, Floats, LLMProfile
 
@@ -111,6 +111,11 @@ class RoutingDecision(Candidate):
             for column in np.lexsort((cost, scores)).tolist()
         )
 
+    @property
+    def explored(self) -> bool:
+        """Whether it was chosen to learn more about it, where another one has the least score."""
+        return self.ranking[0].model != self.model
+
     def without(self, model: str, reason: str) -> RoutingDecision | None:
         """The decision if this model did not take part, for the reason given; None if no other candidate is left."""
         left = [name for name in self._pool.names if name != model]
@@ -131,16 +136,17 @@ class RoutingDecision(Candidate):
         kind = f"cluster {self.cluster}" + (f" ({', '.join(self.terms[:3])})" if self.terms else "")
         if self.familiarity < _UNFAMILIAR:
             kind = "a prompt unlike those the router was fitted on"
-        others = self.ranking[1:]
-        against = (
-            f"; next would be {others[0].model}, {_describe(others[0])}" if others else "; it is the only candidate"
-        )
+        others = [candidate for candidate in self.ranking if candidate.model != self.model]
+        against = "; it is the only candidate"
+        if others:
+            besides = "chosen to explore, the best" if self.explored else "next"
+            against = f"; {besides} would be {others[0].model}, {_describe(others[0])}"
         without = "".join(f" Without {name}: {reason}." for name, reason in self.excluded.items())
         return f"{self.model} for {kind}: {_describe(self)}{against} (cost weight {self.cost_weight:.3g}).{without}"
 
 
 class Pool:
-    """An immutable snapshot of some models: Psi and c as tables, `(K, M)`, their columns sorted by name.
+    """An immutable snapshot of some models over their clusters: Psi and c as tables, `(K, M)`, columns sorted by name.
 
     The order does not depend on that of registration, so neither does the rare choice between equals.
     """
@@ -149,14 +155,13 @@ class Pool:
         self,
         profiles: Mapping[str, LLMProfile],
         estimates: Mapping[str, ClusterErrors],
-        n_clusters: int,
-        fingerprint: str,
+        clusters: PromptClusters,
     ) -> None:
         self.names = tuple(sorted(profiles))
         self.profiles = {name: profiles[name] for name in self.names}
         self.estimates = estimates
-        self.fingerprint = fingerprint
-        shape = (n_clusters, len(self.names))
+        self.clusters = clusters
+        shape = (len(clusters), len(self.names))
         self.error, self.std, cost = np.empty(shape), np.empty(shape), np.empty(shape)
         for column, (name, profile) in enumerate(self.profiles.items()):
             self.error[:, column], self.std[:, column] = estimates[name]
@@ -198,10 +203,17 @@ class Pool:
         memberships: Memberships,
         terms: Sequence[tuple[str, ...]] | Mapping[int, tuple[str, ...]],
         cost_weight: float,
+        explorer: np.random.Generator | None = None,
     ) -> list[RoutingDecision]:
-        """The decision for each of some prompts; `terms` describe the clusters."""
+        """The decision for each of some prompts; `terms` describe the clusters.
+
+        With an explorer, each model is judged by a draw from what is believed of its error (Thompson sampling).
+        """
         expected = self.expected(memberships.phi)
-        chosen = best(*expected, cost_weight)
+        judged = expected.error
+        if explorer is not None:
+            judged = judged + explorer.standard_normal(judged.shape) * (memberships.phi @ self.std)
+        chosen = best(judged, expected.cost, cost_weight)
         errors, costs = (table[np.arange(len(chosen)), chosen].tolist() for table in expected)
         clusters = memberships.phi.argmax(axis=1).tolist()
         rows = zip(*memberships, chosen.tolist(), errors, costs, clusters, strict=True)

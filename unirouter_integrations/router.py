@@ -22,6 +22,7 @@ from unirouter_integrations.clusters import Assignment, PromptClusters, fit_clus
 from unirouter_integrations.decision import Pool, RoutingDecision, weight_for_budget, weight_for_quality
 from unirouter_integrations.embedding import Vectors
 from unirouter_integrations.errors import InvalidInputError, NoModelError, StorageError
+from unirouter_integrations.learning import EVERY, HALF_LIFE, Learning, Learnt
 from unirouter_integrations.profiles import (
     ErrorPrior,
     Estimator,
@@ -30,7 +31,8 @@ from unirouter_integrations.profiles import (
     check_estimator,
     errors_of_known,
 )
-from unirouter_integrations.storage import State, read_folder, write_folder
+from unirouter_integrations.statistics_store import StatisticsStore
+from unirouter_integrations.storage import State, read_folder, shown, write_folder
 
 _FORMAT = "unirouter"
 _FORMAT_VERSION = 1
@@ -85,14 +87,17 @@ class UniRouter:
         if prior is not None and len(prior.mean) != len(clusters):
             msg = f"The prior is over {len(prior.mean)} clusters, but there are {len(clusters)}."
             raise InvalidInputError(msg)
-        self._clusters = clusters
         self._prior = prior
         self._estimator: Estimator = estimator
         self._cost_weight = _checked_number(cost_weight, "cost_weight")
-        self._pool = Pool({}, {}, len(clusters), clusters.fingerprint)
+        self._pool = Pool({}, {}, clusters)
         self._lock = threading.Lock()
         self._lately: deque[tuple[str, float, float, str | None]] = deque(maxlen=_COUNTED)
         self._listeners: tuple[Listener, ...] = ()
+        self._learning: Learning | None = None
+        self._explorer: np.random.Generator | None = None
+        self._version: str | None = None
+        self._replaced = clusters
 
     @classmethod
     def fit(
@@ -143,7 +148,7 @@ class UniRouter:
     @property
     def clusters(self) -> PromptClusters:
         """Phi."""
-        return self._clusters
+        return self._pool.clusters
 
     @property
     def prior(self) -> ErrorPrior | None:
@@ -165,6 +170,11 @@ class UniRouter:
         self._cost_weight = _checked_number(value, "cost_weight")
 
     @property
+    def version(self) -> str | None:
+        """Tells the save that this router was loaded from apart from others; None if it was not loaded."""
+        return self._version
+
+    @property
     def models(self) -> tuple[str, ...]:
         """The names of the registered models, sorted."""
         return self._pool.names
@@ -176,17 +186,18 @@ class UniRouter:
 
     def __repr__(self) -> str:
         return (
-            f"UniRouter({self._clusters!r}, models={list(self.models)}, estimator={self._estimator!r}, "
+            f"UniRouter({self.clusters!r}, models={list(self.models)}, estimator={self._estimator!r}, "
             f"cost_weight={self._cost_weight:g})"
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the lock and who listens, so that a router can be copied and sent to worker processes."""
-        return {name: value for name, value in vars(self).items() if name not in {"_lock", "_listeners"}}
+        """Everything but the lock, who listens and how it learns, so that a router can be sent to worker processes."""
+        own = {"_lock", "_listeners", "_learning", "_explorer"}
+        return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._lock, self._listeners = threading.Lock(), ()
+        self._lock, self._listeners, self._learning, self._explorer = threading.Lock(), (), None, None
 
     def profile(
         self,
@@ -214,11 +225,11 @@ class UniRouter:
         """
         return LLMProfile.from_outcomes(
             name,
-            self._clusters.memberships(prompts, vectors=vectors).phi,
+            self.clusters.memberships(prompts, vectors=vectors).phi,
             losses,
             cost=cost,
             metadata=metadata,
-            clusters=self._clusters.fingerprint,
+            clusters=self.clusters.fingerprint,
         )
 
     def choose_validation(
@@ -237,11 +248,11 @@ class UniRouter:
         Raises:
             InvalidInputError: If there are fewer prompts than n.
         """
-        phi = self._clusters.memberships(prompts, vectors=vectors).phi
+        phi = self.clusters.memberships(prompts, vectors=vectors).phi
         if not (isinstance(n, int) and 1 <= n <= len(phi)):
             msg = f"n should be a whole number from 1 to the number of prompts, {len(phi)}, but is {n!r}."
             raise InvalidInputError(msg)
-        return (self._prior or ErrorPrior.uninformed(len(self._clusters))).most_informative(phi, n)
+        return (self._prior or ErrorPrior.uninformed(len(self.clusters))).most_informative(phi, n)
 
     def register(self, profile: LLMProfile) -> None:
         """Let a model take part in every decision from now on; a profile of the same name is replaced.
@@ -252,10 +263,10 @@ class UniRouter:
         if not isinstance(profile, LLMProfile):
             msg = f"register() takes an LLMProfile (router.profile(...) makes one), not {type(profile).__name__}."
             raise InvalidInputError(msg)
-        if len(profile) != len(self._clusters) or profile.clusters not in (None, self._clusters.fingerprint):
+        if len(profile) != len(self.clusters) or profile.clusters not in (None, self.clusters.fingerprint):
             msg = (
                 f"The profile of {profile.name!r} was measured on {len(profile)} clusters ({profile.clusters}), but "
-                f"this router has {len(self._clusters)} ({self._clusters.fingerprint}). Profile the model again with "
+                f"this router has {len(self.clusters)} ({self.clusters.fingerprint}). Profile the model again with "
                 "this router."
             )
             raise InvalidInputError(msg)
@@ -331,7 +342,9 @@ class UniRouter:
         """
         pool, weight = self._conditions(cost_weight, among)
         began = time.perf_counter()
-        decisions = pool.decide(self._clusters.memberships(prompts, vectors=vectors), self._clusters.terms, weight)
+        decisions = pool.decide(
+            pool.clusters.memberships(prompts, vectors=vectors), pool.clusters.terms, weight, self._explorer
+        )
         self._note(decisions, began)
         return decisions
 
@@ -347,9 +360,11 @@ class UniRouter:
         pool, weight = self._conditions(cost_weight, among)
         began = time.perf_counter()
         if vectors is None and prompts is not None:
-            vectors = await self._clusters.aembed(prompts)
+            vectors = await pool.clusters.aembed(prompts)
             prompts = None
-        decisions = pool.decide(self._clusters.memberships(prompts, vectors=vectors), self._clusters.terms, weight)
+        decisions = pool.decide(
+            pool.clusters.memberships(prompts, vectors=vectors), pool.clusters.terms, weight, self._explorer
+        )
         self._note(decisions, began)
         return decisions
 
@@ -360,6 +375,72 @@ class UniRouter:
         if following is not None:
             self._note([following], began, decision.model)
         return following
+
+    def observe(self, decision: RoutingDecision | Mapping[str, Any], score: float, cost: float | None = None) -> bool:
+        """Learn what a call turned out to be worth; takes microseconds, and shows in the profiles a little later.
+
+        Args:
+            decision: That of the call; or as plain JSON, as answers carry it (`response_metadata["unirouter"]`). That
+                is a little less exact: of the clusters it names only the one the prompt belongs to most.
+            score: From 0, wrong, to 1, right.
+            cost: What the call has cost, in the unit of the profiles' costs; None if that is not known.
+
+        Returns:
+            Whether it was counted: it is not if the model or the clusters have been replaced meanwhile.
+
+        Raises:
+            InvalidInputError: If it is no decision, or score or cost are out of range.
+        """
+        learning = self._learning
+        if learning is None:
+            with self._lock:
+                learning = self._learning = self._learning or Learning(self._snapshot, self._put_learnt)
+        return learning.observe(decision, score, cost)
+
+    def learn(
+        self,
+        store: StatisticsStore | str | os.PathLike[str] | None = None,
+        *,
+        half_life: float = HALF_LIFE,
+        every: float = EVERY,
+        explore: bool = False,
+        seed: int | None = None,
+    ) -> Learning:
+        """Say how to learn from what is observed. Without it, `observe` learns in this process alone.
+
+        Args:
+            store: Where workers add up what they observe: the path of an SQLite file, for the processes of one machine;
+                `RedisStatistics(url)`, for several machines; None for this process. While it is away nothing is learnt
+                and nothing is lost, and calls go on.
+            half_life: After how many observations of a model what was known of it before counts half. The shorter, the
+                sooner a change is noticed; the longer, the finer what is learnt. `math.inf` forgets nothing.
+            every: How many seconds may pass until what was observed is seen, here and by other workers.
+            explore: Whether models are now and then tried that might be better than is known: each is judged by a draw
+                from what is believed of it (Thompson sampling). It costs a little quality now, and finds out models
+                that have become better.
+            seed: Seed of these draws.
+
+        Returns:
+            What learns. Closing it sends what was observed and not yet sent; it is a context manager.
+        """
+        learning = Learning(self._snapshot, self._put_learnt, store, half_life, every)
+        with self._lock:
+            former, self._learning = self._learning, learning
+        if former is not None:
+            former.close()
+        self._explorer = np.random.default_rng(seed) if explore else None
+        learning.start()
+        return learning
+
+    def swap_in(self, other: UniRouter) -> None:
+        """Become another router, in one step: its clusters, profiles, prior, estimator and cost weight.
+
+        Calls that are under way are decided as they began. Learning goes on with the new profiles.
+        """
+        with self._lock:
+            self._replaced, self._version = self.clusters, other._version
+            self._prior, self._estimator = other._prior, other._estimator
+            self._pool, self._cost_weight = other._pool, other._cost_weight
 
     def stats(self) -> RouterStats:
         """What was decided lately, by whoever asked; a decision that led to no call counts as well."""
@@ -397,11 +478,11 @@ class UniRouter:
 
     def embed(self, prompts: Sequence[str]) -> Vectors:
         """The vectors of some prompts, `(n, d)`, as the router sees them."""
-        return self._clusters.embed(prompts)
+        return self.clusters.embed(prompts)
 
     async def aembed(self, prompts: Sequence[str]) -> Vectors:
         """`embed`, awaited."""
-        return await self._clusters.aembed(prompts)
+        return await self.clusters.aembed(prompts)
 
     def expected_errors(
         self,
@@ -417,7 +498,7 @@ class UniRouter:
         else:
             pool = self._pool
             columns = pool.columns(_names(among))
-        return pool.expected(self._clusters.memberships(prompts, vectors=vectors).phi).error[:, columns]
+        return pool.expected(pool.clusters.memberships(prompts, vectors=vectors).phi).error[:, columns]
 
     def calibrate(
         self,
@@ -451,7 +532,7 @@ class UniRouter:
             msg = "Give either budget= or quality= to calibrate."
             raise InvalidInputError(msg)
         pool = self._candidates(among)
-        expected = pool.expected(self._clusters.memberships(prompts, vectors=vectors).phi)
+        expected = pool.expected(pool.clusters.memberships(prompts, vectors=vectors).phi)
         if not len(expected.error):
             msg = "There are no prompts to calibrate on; give at least one."
             raise InvalidInputError(msg)
@@ -474,22 +555,14 @@ class UniRouter:
                 "format_version": _FORMAT_VERSION,
                 "estimator": self._estimator,
                 "cost_weight": self._cost_weight,
-                "profiles": [
-                    {
-                        "name": profile.name,
-                        "cost": profile.cost if isinstance(profile.cost, float) else None,
-                        "clusters": profile.clusters,
-                        "metadata": dict(profile.metadata),
-                    }
-                    for profile in profiles
-                ],
+                "profiles": [profile.as_record() for profile in profiles],
             }
         )
-        shape = (len(profiles), len(self._clusters))
+        shape = (len(profiles), len(pool.clusters))
         state.arrays["counts"] = np.array([profile.counts for profile in profiles]).reshape(shape)
         state.arrays["losses"] = np.array([profile.losses for profile in profiles]).reshape(shape)
         state.arrays["costs"] = np.array([np.broadcast_to(p.cost, shape[1]) for p in profiles]).reshape(shape)
-        state.nest("clusters", self._clusters.to_state())
+        state.nest("clusters", pool.clusters.to_state())
         if self._prior is not None:
             state.nest("prior", State({}, {"mean": self._prior.mean, "covariance": self._prior.covariance}))
         write_folder(path, "router", state)
@@ -499,7 +572,7 @@ class UniRouter:
         """Load what `save` wrote. Nothing in the folder is executed or imported.
 
         Args:
-            path: The folder.
+            path: The folder, or the URL of one that fsspec knows (`"s3://bucket/router"`; needs the extra `fsspec`).
             embedder: The embedder the router was fitted with; not needed for the local one. It embeds one probe
                 sentence, and is refused if the vector is not the one of the fit.
 
@@ -508,16 +581,7 @@ class UniRouter:
             EmbeddingError: If the embedder is missing or is not the one of the fit.
         """
         state = read_folder(path, "router")
-        if state.document.get("format") != _FORMAT:
-            msg = f"router.json in {os.fspath(path)!r} is not a saved router."
-            raise StorageError(msg)
-        version = state.value("format_version", int)
-        if version != _FORMAT_VERSION:
-            msg = (
-                f"The router in {os.fspath(path)!r} has format version {version}, but this version of "
-                f"unirouter-integrations reads {_FORMAT_VERSION}. Upgrade unirouter-integrations."
-            )
-            raise StorageError(msg)
+        state.check_format(_FORMAT, _FORMAT_VERSION, "router", path)
         clusters = PromptClusters.from_state(state.part("clusters"), embedder)
         size = len(clusters)
         records = state.parts("profiles")
@@ -537,29 +601,23 @@ class UniRouter:
                 cost_weight=state.value("cost_weight", float),
             )
             for row, record in enumerate(records):
-                profile = LLMProfile(
-                    record.value("name", str),
-                    counts[row],
-                    losses[row],
-                    costs[row] if record.document.get("cost") is None else record.value("cost", float),
-                    record.value("metadata", dict),
-                    None if record.document.get("clusters") is None else record.value("clusters", str),
-                )
+                profile = LLMProfile.from_record(record, counts[row], losses[row], costs[row])
                 if profile.name in router.models:
                     msg = f"{profile.name!r} is saved twice."
                     raise InvalidInputError(msg)  # noqa: TRY301
                 router.register(profile)
         except InvalidInputError as error:
-            msg = f"The router in {os.fspath(path)!r} is damaged. {error}"
+            msg = f"The router in {shown(path)!r} is damaged. {error}"
             raise StorageError(msg) from error
+        router._version = state.version
         return router
 
-    def _snapshot(self, among: Iterable[str] | None) -> Pool:
+    def _snapshot(self, among: Iterable[str] | None = None) -> Pool:
         if among is None:
             return self._pool
         if not isinstance(among, Pool):
             return self._pool.among(_names(among))
-        if among.fingerprint != self._clusters.fingerprint:
+        if among.clusters.fingerprint not in (self.clusters.fingerprint, self._replaced.fingerprint):
             msg = "among is a snapshot of another router's models, over other clusters; take it from this router."
             raise InvalidInputError(msg)
         return among
@@ -589,6 +647,13 @@ class UniRouter:
             for one in decisions:
                 listener(one, (time.perf_counter() - began) / len(decisions), failed)
 
+    def _put_learnt(self, learnt: Mapping[str, Learnt]) -> None:
+        """Put learnt profiles in the place of those they were learnt from, unless these have been replaced since."""
+        with self._lock:
+            now = self._pool.profiles
+            still = {name: each.now for name, each in learnt.items() if now.get(name) is each.before}
+            self._replace_pool({**now, **still})
+
     def _replace_pool(self, profiles: Mapping[str, LLMProfile]) -> None:
         """Swap the snapshot in one assignment; the caller holds the lock."""
         estimates = {
@@ -597,7 +662,7 @@ class UniRouter:
             else profile.estimate(self._estimator, self._prior)
             for name, profile in profiles.items()
         }
-        self._pool = Pool(profiles, estimates, len(self._clusters), self._clusters.fingerprint)
+        self._pool = Pool(profiles, estimates, self._pool.clusters)
 
 
 def _as_batch(
@@ -623,7 +688,8 @@ def _names(among: Iterable[str]) -> list[str]:
     if hasattr(among, "__iter__") and not isinstance(among, str):
         names = list(among)
     if names is None or not all(isinstance(name, str) for name in names):
-        msg = f"among should be a list of model names, but is {among!r}."
+        found = f"is {among!r}" if names is None else "holds something else"  # a model shows its address in its repr
+        msg = f"among should be a list of model names, but {found}."
         raise InvalidInputError(msg)
     return names
 

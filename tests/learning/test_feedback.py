@@ -1,0 +1,85 @@
+"""Feedback that comes later: by run id, or with the answer."""
+
+import json
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from langchain_core.output_parsers import StrOutputParser
+from langchain_core.prompts import ChatPromptTemplate
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableParallel
+
+from unirouter_integrations import UniRouter
+from unirouter_integrations.langchain import ChatUniRouter
+from unirouter_integrations.langchain.feedback import UniRouterFeedback
+from unirouter_integrations.testing import ChatFake
+
+NEVER = 1e6  # seconds: only sync() learns
+
+
+@pytest.fixture
+def llm(router: UniRouter) -> ChatUniRouter:
+    return ChatUniRouter(router=router, models={name: ChatFake(model=name) for name in router.models})
+
+
+def chain_of(llm: ChatUniRouter) -> Runnable[Any, Any]:
+    return ChatPromptTemplate.from_template("{kind} number i") | llm | StrOutputParser()
+
+
+def test_a_score_for_a_run_teaches_the_model_that_answered(router: UniRouter, llm: ChatUniRouter) -> None:
+    """The id of the whole chain's run is enough, as a text or not."""
+    feedback, chain = UniRouterFeedback(router), chain_of(llm)
+    with router.learn(every=NEVER, half_life=5) as learning:
+        for _ in range(30):
+            run_id = uuid4()
+            chain.invoke({"kind": "sum"}, RunnableConfig(run_id=run_id, callbacks=[feedback]))
+            assert feedback.observe(str(run_id), 0, cost=1) == 1
+        learning.sync()
+    assert chain.invoke({"kind": "sum"}).startswith("oracle")
+    assert chain.invoke({"kind": "poem"}).startswith("poet")
+
+
+async def test_a_run_with_several_decisions_scores_them_all(router: UniRouter, llm: ChatUniRouter) -> None:
+    """Awaited and streamed as well; the same decision twice in a run counts once."""
+    feedback = UniRouterFeedback(router)
+    chain = RunnableParallel(a=chain_of(llm), b=ChatPromptTemplate.from_template("poem {kind}") | llm)
+    ids = [uuid4(), uuid4()]
+    await chain.ainvoke({"kind": "sum"}, RunnableConfig(run_id=ids[0], callbacks=[feedback]))
+    async for _ in chain_of(llm).astream({"kind": "date"}, RunnableConfig(run_id=ids[1], callbacks=[feedback])):
+        pass
+    with router.learn(every=NEVER) as learning:
+        assert [feedback.observe(run_id, 1) for run_id in ids] == [2, 1]
+        assert feedback.observe(uuid4(), 1) == 0
+        learning.sync()
+
+
+def test_the_decision_of_a_call_that_failed_is_not_scored(router: UniRouter) -> None:
+    """The one that took over is."""
+    models = {name: ChatFake(model=name) for name in router.models}
+    models["abacus"] = ChatFake(model="abacus", error=TimeoutError())
+    llm, feedback = ChatUniRouter(router=router, models=models, fallback=True), UniRouterFeedback(router)
+    run_id = uuid4()
+    assert chain_of(llm).invoke({"kind": "sum"}, RunnableConfig(run_id=run_id, callbacks=[feedback])) != ""
+    (decision,) = feedback._decisions[run_id]
+    assert decision["model"] != "abacus"
+
+
+def test_only_the_last_runs_are_remembered(router: UniRouter, llm: ChatUniRouter) -> None:
+    """So that a server may run for ever; and no prompt is."""
+    feedback, ids = UniRouterFeedback(router, most=6), [uuid4() for _ in range(20)]
+    for run_id in ids:
+        chain_of(llm).invoke({"kind": "sum secret"}, RunnableConfig(run_id=run_id, callbacks=[feedback]))
+    assert feedback.observe(ids[-1], 1) == 1
+    assert feedback.observe(ids[0], 1) == 0
+    assert max(len(kept) for kept in (feedback._roots, feedback._started, feedback._decisions)) <= 6
+    assert "secret" not in repr(vars(feedback))
+
+
+def test_an_answer_that_was_stored_can_be_scored(router: UniRouter, llm: ChatUniRouter) -> None:
+    """Its metadata is the decision as plain JSON."""
+    answer = llm.invoke("a sum")
+    with router.learn(every=NEVER) as learning:
+        before = router.profiles["abacus"].losses.sum()
+        assert router.observe(json.loads(json.dumps(answer.response_metadata["unirouter"])), 0)
+        learning.sync()
+    assert router.profiles["abacus"].losses.sum() > before - 1

@@ -1,0 +1,304 @@
+"""Many workers: they learn together, in threads and in processes, and a store that is away stops no call."""
+
+import logging
+import math
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import toy_embed, toy_router
+
+from unirouter_integrations import StorageError, UniRouter
+from unirouter_integrations.statistics_store import (
+    MemoryStatistics,
+    RedisStatistics,
+    SQLiteStatistics,
+    StatisticsStore,
+    Sums,
+    later,
+)
+
+NEVER = 1e6  # seconds: in these tests only sync() learns
+TESTS = Path(__file__).parents[1]
+
+
+class RedisServer:
+    """A `redis-server` of its own port and folder, that can be stopped and started again with what it held."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = int(free.getsockname()[1])
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._command = [
+            "redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder),
+            "--appendonly", "yes", "--appendfsync", "always", "--save", "",
+        ]  # fmt: skip
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        until = time.monotonic() + 30
+        while time.monotonic() < until and self._process.poll() is None:
+            with socket.socket() as tried:
+                if tried.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.02)
+        pytest.fail("redis-server did not start")
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+    def freeze(self) -> None:
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self._process.pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    pytest.importorskip("redis")
+    if shutil.which("redis-server") is None:
+        pytest.skip("there is no redis-server on this machine")
+    server = RedisServer(tmp_path)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StatisticsStore]:
+    if request.param == "memory":
+        yield MemoryStatistics()
+    elif request.param == "sqlite":
+        yield SQLiteStatistics(tmp_path / "statistics.db")
+    else:
+        redis = RedisStatistics(request.getfixturevalue("redis_server").url)
+        yield redis
+        redis.close()
+
+
+def sums(seed: int, clusters: int = 4) -> Sums:
+    return np.random.default_rng(seed).random((5, clusters))
+
+
+def learnt(router: UniRouter) -> list[Any]:
+    known = router.profiles.values()
+    return [np.vstack([each.counts, each.losses, np.broadcast_to(each.cost, 3)]).tolist() for each in known]
+
+
+def test_a_store_adds_to_the_last_bit_what_the_rule_says(store: StatisticsStore) -> None:
+    """Each store holds the same sums, and none for keys that nobody has named."""
+    store.add({"a": sums(1), "b": sums(2)}, "first")
+    store.add({"a": sums(3)}, "second")
+    found = store.read(["a", "b", "c"])
+    assert found.keys() == {"a", "b"}
+    np.testing.assert_array_equal(found["a"], later(sums(1), sums(3)))
+    np.testing.assert_array_equal(found["b"], sums(2))
+    assert store.read([]) == {}
+
+
+def test_workers_converge_to_the_same_profiles(store: StatisticsStore) -> None:
+    """When all have sent what they observed, all know the same, to the last bit, and all of it is counted."""
+    workers = [toy_router("hard") for _ in range(3)]
+    learnings = [router.learn(store, half_life=math.inf, every=NEVER) for router in workers]
+    for number, router in enumerate(workers):
+        for _ in range(10 * (number + 1)):
+            router.observe(router.route("a sum", among=["abacus"]), 0, 3)
+    for _ in range(2):
+        for learning in learnings:
+            learning.sync()
+    assert learnt(workers[0]) == learnt(workers[1]) == learnt(workers[2])
+    assert workers[0].profiles["abacus"].counts.sum() == 60 + 60
+    assert {router.route("a sum").model for router in workers} == {"oracle"}
+    for learning in learnings:
+        learning.close()
+
+
+def test_what_lasts_is_there_after_a_restart(tmp_path: Path) -> None:
+    """A worker that starts again from the same saved router goes on where it was; a path is an SQLite file."""
+    toy_router("hard").save(tmp_path / "router")
+    known = []
+    for _ in range(2):
+        router = UniRouter.load(tmp_path / "router", embedder=toy_embed)
+        with router.learn(tmp_path / "statistics.db", every=NEVER) as learning:
+            learning.sync()
+            router.observe(router.route("a sum", among=["abacus"]), 0)
+            learning.sync()
+        known.append(router.profiles["abacus"].losses.sum())
+    assert known[0] < known[1]
+
+
+WORKER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from conftest import toy_router
+from unirouter_integrations.statistics_store import RedisStatistics
+where = sys.argv[2]
+store = RedisStatistics(where) if "://" in where else where
+router = toy_router("hard")
+with router.learn(store, half_life=float("inf"), every=0.01) as learning:
+    for number in range(500):
+        router.observe(router.route("a sum", among=["abacus"]), number % 2)
+if "://" in where:
+    store.close()
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_processes_add_up_without_losing_any(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """Four at once into one store: increments are atomic."""
+    where = str(tmp_path / "statistics.db") if kind == "sqlite" else request.getfixturevalue("redis_server").url
+    command = [sys.executable, "-W", "error", "-c", WORKER, str(TESTS), where]
+    workers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [worker.communicate()[1] for worker in workers] == [""] * 4
+    store: Any = RedisStatistics(where) if kind == "redis" else where
+    router = toy_router("hard")
+    with router.learn(store, half_life=math.inf, every=NEVER) as learning:
+        learning.sync()
+    assert router.profiles["abacus"].counts.sum() == 60 + 2000
+    assert router.profiles["abacus"].losses.sum() == 40 + 1000
+    if kind == "redis":
+        store.close()
+
+
+def test_what_is_left_is_sent_when_the_process_ends(tmp_path: Path) -> None:
+    """Without close, if it ends by itself."""
+    script = WORKER.replace("with router.learn(store", "learning = router.learn(store").replace(
+        "every=0.01) as learning:", "every=1e6)"
+    )
+    script = textwrap.dedent(script.replace("    for number", "for number").replace("        router", "    router"))
+    path = str(tmp_path / "statistics.db")
+    subprocess.run([sys.executable, "-W", "error", "-c", script, str(TESTS), path], check=True)
+    router = toy_router("hard")
+    with router.learn(path, half_life=math.inf, every=NEVER) as learning:
+        learning.sync()
+    assert router.profiles["abacus"].counts.sum() == 60 + 500
+
+
+class Flaky(MemoryStatistics):
+    """Raises while it is away."""
+
+    away = True
+
+    def add(self, observed: Any, batch: str, /) -> None:
+        if self.away:
+            raise TimeoutError
+        super().add(observed, batch)
+
+    def __repr__(self) -> str:
+        return "Flaky()"
+
+
+def test_a_store_that_is_away_delays_learning_and_loses_nothing() -> None:
+    """Calls go on, observations add up in memory, and what they take there does not grow with them."""
+    store, router = Flaky(), toy_router("hard")
+    with router.learn(store, half_life=math.inf, every=NEVER) as learning:
+        for _ in range(50):
+            for _ in range(20):
+                assert router.observe(router.route("a sum", among=["abacus"]), 0)
+            with pytest.raises(TimeoutError):
+                learning.sync()
+        assert router.profiles["abacus"].counts.sum() == 60
+        assert len(learning._observed) == 1
+        assert learning._unsent is not None
+        store.away = False
+        learning.sync()
+        learning.sync()
+        assert router.profiles["abacus"].counts.sum() == 60 + 1000
+
+
+def test_an_outage_is_said_once_and_its_end_too(caplog: pytest.LogCaptureFixture) -> None:
+    """In the log of the package, whatever was tried in between."""
+    store, router = Flaky(), toy_router("hard")
+    caplog.set_level(logging.INFO, "unirouter_integrations")
+    learning = router.learn(store, every=NEVER)
+    router.observe(router.route("a sum"), 0)
+    for _ in range(3):
+        learning._try_to_sync()
+    store.away = False
+    learning.close()
+    said = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert said == [
+        ("WARNING", "Learning waits for Flaky(), which raised TimeoutError."),
+        ("INFO", "Learning goes on: Flaky() is there again."),
+    ]
+
+
+def test_a_redis_that_stops_and_comes_back_gets_everything_once(redis_server: RedisServer) -> None:
+    """Also when it took a batch and did not say so in time: that is counted once."""
+    redis = pytest.importorskip("redis")
+    store, router = RedisStatistics(redis_server.url, socket_timeout=0.3), toy_router("hard")
+
+    def observe() -> None:
+        assert router.observe(router.route("a sum", among=["abacus"]), 0)
+
+    with router.learn(store, half_life=math.inf, every=NEVER) as learning:
+        observe()
+        learning.sync()
+        redis_server.stop()
+        observe()
+        with pytest.raises(redis.exceptions.ConnectionError):
+            learning.sync()
+        observe()
+        redis_server.start()
+        learning.sync()
+        learning.sync()
+        assert router.profiles["abacus"].counts.sum() == 63
+        observe()
+        redis_server.freeze()
+        with pytest.raises(redis.exceptions.TimeoutError):
+            learning.sync()
+        observe()
+        redis_server.thaw()
+        time.sleep(0.1)
+        learning.sync()
+        learning.sync()
+        assert router.profiles["abacus"].counts.sum() == 65
+    store.close()
+
+
+def test_a_batch_that_redis_has_added_is_not_added_again(redis_server: RedisServer) -> None:
+    """Which is what makes trying again safe."""
+    store = RedisStatistics(redis_server.url)
+    store.add({"a": sums(1)}, "one")
+    store.add({"a": sums(1)}, "one")
+    np.testing.assert_array_equal(store.read(["a"])["a"], sums(1))
+    store.close()
+
+
+def test_a_file_that_is_something_else_is_left_alone(tmp_path: Path) -> None:
+    """Another database, and one of a newer version, are refused with the remedy."""
+    other = tmp_path / "other.db"
+    with closing(sqlite3.connect(other)) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    with pytest.raises(StorageError, match="not one of statistics; name another file"):
+        SQLiteStatistics(other).read(["a"])
+    mine = tmp_path / "mine.db"
+    SQLiteStatistics(mine).add({"a": sums(1)}, "one")
+    with closing(sqlite3.connect(mine)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(StorageError, match="Upgrade unirouter-integrations"):
+        SQLiteStatistics(mine).add({"a": sums(1)}, "two")
+    assert repr(SQLiteStatistics("a.db")) == "SQLiteStatistics('a.db')"
+
+
+def test_no_prompt_is_stored(tmp_path: Path) -> None:
+    """Only names of models and sums."""
+    router = toy_router("hard")
+    with router.learn(tmp_path / "statistics.db", every=NEVER):
+        router.observe(router.route("a sum that nobody should read"), 0)
+    assert b"nobody" not in (tmp_path / "statistics.db").read_bytes()
+    assert b"abacus" in (tmp_path / "statistics.db").read_bytes()

@@ -1,0 +1,108 @@
+"""Feedback by run id: which decisions were made in a run, so that a score that comes later can be learnt from."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeVar
+from uuid import UUID
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.outputs import LLMResult
+from typing_extensions import override
+
+from unirouter_integrations.router import UniRouter
+
+T = TypeVar("T")
+
+_PREFIX = "unirouter_"
+
+
+class _Call(NamedTuple):
+    """The call of a model that is under way; if it fails, its decision is not the one that a score is for."""
+
+    decision: Mapping[str, Any]
+    root: UUID
+
+
+class UniRouterFeedback(BaseCallbackHandler):
+    """Remembers the decisions of the last runs, and has the router learn from the scores that people give to runs.
+
+    Put it among the callbacks of the runs, at the call, so that it sees the whole of them:
+    `chain.invoke(question, {"run_id": run_id, "callbacks": [feedback]})`. It holds no prompt and no answer. Where the
+    answer itself is at hand, `router.observe(answer.response_metadata["unirouter"], score)` does without it.
+
+    Args:
+        router: The router of the runs.
+        most: How many runs to remember; the oldest give way.
+    """
+
+    run_inline = True
+
+    def __init__(self, router: UniRouter, *, most: int = 10_000) -> None:
+        self._router = router
+        self._most = most
+        self._roots: OrderedDict[UUID, UUID] = OrderedDict()  # the outermost run around each chain that was started
+        self._started: OrderedDict[UUID, _Call] = OrderedDict()
+        self._decisions: OrderedDict[UUID, list[Mapping[str, Any]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def observe(self, run_id: UUID | str, score: float, cost: float | None = None) -> int:
+        """`UniRouter.observe` for each decision of a run: that of a model, or the outermost run around it.
+
+        Args:
+            run_id: The id of the run.
+            score: See `UniRouter.observe`; it is taken for that of each of the run's decisions.
+            cost: See `UniRouter.observe`.
+
+        Returns:
+            How many decisions were counted; 0 if the run is not remembered any more, or was not routed.
+        """
+        decisions = self._decisions.get(UUID(str(run_id)), [])
+        return sum(self._router.observe(decision, score, cost) for decision in decisions)
+
+    @override
+    def on_chain_start(
+        self,
+        serialized: dict[str, Any] | None,
+        inputs: Any,
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        **kwargs: Any,
+    ) -> None:
+        with self._lock:
+            self._remember(self._roots, run_id, self._root(run_id, parent_run_id))
+
+    @override
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any] | None,
+        messages: list[list[Any]],
+        *,
+        run_id: UUID,
+        parent_run_id: UUID | None = None,
+        metadata: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        noted = {key.removeprefix(_PREFIX): value for key, value in (metadata or {}).items() if key.startswith(_PREFIX)}
+        if "cluster" in noted:
+            with self._lock:
+                self._remember(self._started, run_id, _Call(noted, self._root(run_id, parent_run_id)))
+
+    @override
+    def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
+        with self._lock:
+            call = self._started.pop(run_id, None)
+            for run in {run_id, call.root} if call else ():
+                known = self._decisions.get(run, [])
+                if call and call.decision not in known:  # the calls of one loop of tools share a decision
+                    self._remember(self._decisions, run, [*known, call.decision])
+
+    def _root(self, run: UUID, parent: UUID | None) -> UUID:
+        return run if parent is None else self._roots.get(parent, parent)
+
+    def _remember(self, runs: OrderedDict[UUID, T], run: UUID, what: T) -> None:
+        runs[run] = what
+        runs.move_to_end(run)
+        while len(runs) > self._most:
+            runs.popitem(last=False)
