@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ _LARGEST_WEIGHT = 1e18  # in units of `_weight_unit`
 _LARGEST_UNIT = 1e289
 _UNFAMILIAR = 0.5
 _DIGITS = 12
+_MOST_SUBSETS = 32
 
 
 def score(error: Any, cost: Any, cost_weight: float) -> Any:
@@ -136,10 +137,11 @@ class RoutingDecision(Candidate):
         kind = f"cluster {self.cluster}" + (f" ({', '.join(self.terms[:3])})" if self.terms else "")
         if self.familiarity < _UNFAMILIAR:
             kind = "a prompt unlike those the router was fitted on"
-        others = [candidate for candidate in self.ranking if candidate.model != self.model]
+        ranking = self.ranking
+        others = [candidate for candidate in ranking if candidate.model != self.model]
         against = "; it is the only candidate"
         if others:
-            besides = "chosen to explore, the best" if self.explored else "next"
+            besides = "next" if ranking[0].model == self.model else "chosen to explore, the best"
             against = f"; {besides} would be {others[0].model}, {_describe(others[0])}"
         without = "".join(f" Without {name}: {reason}." for name, reason in self.excluded.items())
         return f"{self.model} for {kind}: {_describe(self)}{against} (cost weight {self.cost_weight:.3g}).{without}"
@@ -148,7 +150,13 @@ class RoutingDecision(Candidate):
 class Pool:
     """An immutable snapshot of some models over their clusters: Psi and c as tables, `(K, M)`, columns sorted by name.
 
-    The order does not depend on that of registration, so neither does the rare choice between equals.
+    The order does not depend on that of registration, so neither does the rare choice between equals. Tables are made
+    when they are first read, so that registering many models in a row takes no longer for the last than for the first.
+
+    Attributes:
+        given: The profiles by name, in the order of registration.
+        estimates: The errors of each model, by name.
+        clusters: The clusters they belong to.
     """
 
     def __init__(
@@ -156,23 +164,53 @@ class Pool:
         profiles: Mapping[str, LLMProfile],
         estimates: Mapping[str, ClusterErrors],
         clusters: PromptClusters,
+        surcharges: Mapping[str, float] | None = None,
     ) -> None:
-        self.names = tuple(sorted(profiles))
-        self.profiles = {name: profiles[name] for name in self.names}
+        self.given = profiles
         self.estimates = estimates
         self.clusters = clusters
-        shape = (len(clusters), len(self.names))
-        self.error, self.std, cost = np.empty(shape), np.empty(shape), np.empty(shape)
-        for column, (name, profile) in enumerate(self.profiles.items()):
-            self.error[:, column], self.std[:, column] = estimates[name]
-            cost[:, column] = profile.cost
-        self._set_cost(cost)
+        self._surcharges = surcharges or {}
+        self._subsets: dict[frozenset[str], Pool] = {}  # candidates seldom differ from call to call
 
-    def _set_cost(self, cost: Floats) -> None:
-        self.cost = cost
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The names of the models, sorted."""
+        return tuple(sorted(self.given))
+
+    @cached_property
+    def profiles(self) -> Mapping[str, LLMProfile]:
+        """The profiles by name, sorted."""
+        return {name: self.given[name] for name in self.names}
+
+    @cached_property
+    def error(self) -> Floats:
+        """Psi, `(K, M)`."""
+        return self._stacked([self.estimates[name].error for name in self.names])
+
+    @cached_property
+    def std(self) -> Floats:
+        """The standard deviation of Psi, `(K, M)`."""
+        return self._stacked([self.estimates[name].std for name in self.names])
+
+    @cached_property
+    def cost(self) -> Floats:
+        """c, `(K, M)`."""
+        return self._stacked([self.given[name].cost + self._surcharges.get(name, 0.0) for name in self.names])
+
+    def _stacked(self, columns: Sequence[Any]) -> Floats:
+        table = np.empty((len(self.clusters), len(columns)))
+        for index, column in enumerate(columns):
+            table[:, index] = column
+        return table
+
+    @cached_property
+    def _unit(self) -> Floats:
         # Each model's own, so that its numbers do not depend on others, and a power of two, so that 0.25 stays 0.25.
-        self._unit = np.exp2(np.frexp(cost.max(axis=0, initial=0))[1] - 1)
-        self._tables = np.hstack([self.error, cost / self._unit])
+        return np.asarray(np.exp2(np.frexp(self.cost.max(axis=0, initial=0))[1] - 1))
+
+    @cached_property
+    def _tables(self) -> Floats:
+        return np.hstack([self.error, self.cost / self._unit])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
@@ -244,22 +282,23 @@ class Pool:
 
     def among(self, names: Sequence[str]) -> Pool:
         """The snapshot of these models alone."""
-        columns = sorted(set(self.columns(names)))
-        if len(columns) == len(self.names):
+        wanted = frozenset(names)
+        missing = [name for name in names if name not in self.given]
+        if missing:
+            raise self.unknown(missing)
+        if len(wanted) == len(self.given):
             return self
-        some = copy(self)
-        some.names = tuple(self.names[column] for column in columns)
-        some.profiles = {name: self.profiles[name] for name in some.names}
-        some.error, some.std = self.error[:, columns], self.std[:, columns]
-        some._set_cost(self.cost[:, columns])  # noqa: SLF001
+        some = self._subsets.get(wanted)
+        if some is None:
+            given = {name: self.given[name] for name in wanted}
+            some = Pool(given, self.estimates, self.clusters, self._surcharges)
+            if len(self._subsets) < _MOST_SUBSETS:
+                self._subsets[wanted] = some
         return some
 
     def surcharged(self, surcharges: Mapping[str, float]) -> Pool:
         """The snapshot in which calls of some models cost more than their profiles say, whatever the prompt."""
-        added = np.array([surcharges.get(name, 0.0) for name in self.names])
-        dearer = copy(self)
-        dearer._set_cost(self.cost + added)  # noqa: SLF001
-        return dearer
+        return Pool(self.given, self.estimates, self.clusters, surcharges)
 
     def unknown(self, names: Sequence[str]) -> UnknownModelError:
         """The error for names that are not registered."""

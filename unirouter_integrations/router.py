@@ -271,7 +271,7 @@ class UniRouter:
             )
             raise InvalidInputError(msg)
         with self._lock:
-            self._replace_pool({**self._pool.profiles, profile.name: profile})
+            self._pool = self._with([profile])
 
     def unregister(self, name: str) -> LLMProfile:
         """Take a model out of every decision from now on, and return its profile.
@@ -280,11 +280,13 @@ class UniRouter:
             UnknownModelError: If no model of that name is registered.
         """
         with self._lock:
-            profiles = dict(self._pool.profiles)
-            if name not in profiles:
-                raise self._pool.unknown([name])
+            pool = self._pool
+            if name not in pool.given:
+                raise pool.unknown([name])
+            profiles, estimates = dict(pool.given), dict(pool.estimates)
             profile = profiles.pop(name)
-            self._replace_pool(profiles)
+            del estimates[name]
+            self._pool = Pool(profiles, estimates, pool.clusters)
         return profile
 
     def route(
@@ -650,19 +652,14 @@ class UniRouter:
     def _put_learnt(self, learnt: Mapping[str, Learnt]) -> None:
         """Put learnt profiles in the place of those they were learnt from, unless these have been replaced since."""
         with self._lock:
-            now = self._pool.profiles
-            still = {name: each.now for name, each in learnt.items() if now.get(name) is each.before}
-            self._replace_pool({**now, **still})
+            now = self._pool.given
+            self._pool = self._with(each.now for name, each in learnt.items() if now.get(name) is each.before)
 
-    def _replace_pool(self, profiles: Mapping[str, LLMProfile]) -> None:
-        """Swap the snapshot in one assignment; the caller holds the lock."""
-        estimates = {
-            name: self._pool.estimates[name]
-            if profile is self._pool.profiles.get(name)
-            else profile.estimate(self._estimator, self._prior)
-            for name, profile in profiles.items()
-        }
-        self._pool = Pool(profiles, estimates, self._pool.clusters)
+    def _with(self, profiles: Iterable[LLMProfile]) -> Pool:
+        """The snapshot with these profiles added or replaced. Only they are estimated; the caller holds the lock."""
+        pool, new = self._pool, {profile.name: profile for profile in profiles}
+        estimates = {name: profile.estimate(self._estimator, self._prior) for name, profile in new.items()}
+        return Pool({**pool.given, **new}, {**pool.estimates, **estimates}, pool.clusters)
 
 
 def _as_batch(

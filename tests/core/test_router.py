@@ -88,9 +88,11 @@ def test_many_prompts_are_embedded_in_one_call() -> None:
         return toy_embed(texts)
 
     router = UniRouter.fit(TOY_PROMPTS, embedder=counting, n_clusters=3, outcomes={"known": toy_losses("sum")})
-    router.register(router.profile("m", TOY_PROMPTS, toy_losses(), cost=1))
+    router.register(router.profile("m", [f"a {prompt}" for prompt in TOY_PROMPTS], toy_losses(), cost=1))
     router.route_many(["a", "b", "c"])
     assert calls == [61, 60, 3]
+    router.profile("again", TOY_PROMPTS, toy_losses(), cost=1)
+    assert calls == [61, 60, 3]  # remembered
 
 
 async def test_the_async_path_never_calls_the_sync_embedder() -> None:
