@@ -34,7 +34,7 @@ def test_every_python_block_runs_in_order(tmp_path: Path, monkeypatch: pytest.Mo
     pytest.importorskip("langchain")
     monkeypatch.chdir(tmp_path)
     found = blocks("python")
-    assert len(found) == 15
+    assert len(found) == 16
     namespace: dict[str, object] = {}
     for block in found:
         exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102

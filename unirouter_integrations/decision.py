@@ -7,7 +7,7 @@ expected to lose and to cost with each model, and `best` is the argmin.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from functools import cached_property
@@ -117,9 +117,20 @@ class RoutingDecision(Candidate):
         """Whether it was chosen to learn more about it, where another one has the least score."""
         return self.ranking[0].model != self.model
 
-    def without(self, model: str, reason: str) -> RoutingDecision | None:
-        """The decision if this model did not take part, for the reason given; None if no other candidate is left."""
-        left = [name for name in self._pool.names if name != model]
+    @property
+    def better(self) -> tuple[str, ...]:
+        """The candidates that are expected to err less, whatever they cost; best first."""
+        return tuple(each.model for each in self.ranking if each.expected_error < self.expected_error)
+
+    def without(self, model: str, reason: str, among: Iterable[str] | None = None) -> RoutingDecision | None:
+        """The decision if this model did not take part, for the reason given; None if no other candidate is left.
+
+        Args:
+            model: The model.
+            reason: Why; it will be among the excluded ones.
+            among: Who may take its place; None for all other candidates.
+        """
+        left = [name for name in (self._pool.names if among is None else among) if name != model]
         if not left:
             return None
         memberships = Memberships(self._phi[None], np.array([self.familiarity]))

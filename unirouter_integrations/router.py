@@ -370,10 +370,16 @@ class UniRouter:
         self._note(decisions, began)
         return decisions
 
-    def reroute(self, decision: RoutingDecision, reason: str) -> RoutingDecision | None:
-        """The decision without its model, which has failed for this reason; None if no other candidate is left."""
+    def reroute(
+        self, decision: RoutingDecision, reason: str, among: Iterable[str] | None = None
+    ) -> RoutingDecision | None:
+        """The decision without its model, which has failed for this reason, and among these, if they are given.
+
+        Returns:
+            The decision; None if no other candidate is left.
+        """
         began = time.perf_counter()
-        following = decision.without(decision.model, reason)
+        following = decision.without(decision.model, reason, among)
         if following is not None:
             self._note([following], began, decision.model)
         return following

@@ -31,11 +31,14 @@ from unirouter_integrations.langchain.messages import JudgedBy, is_refusal, is_u
 from unirouter_integrations.langchain.prompt_cache import history_costs
 from unirouter_integrations.langchain.registry import Model, ModelRegistry, checked_model, snapshot
 from unirouter_integrations.profiles import LLMProfile
-from unirouter_integrations.profiling import Price
+from unirouter_integrations.profiling import Example, Price, Scorer, as_scorer
+from unirouter_integrations.profiling.adapters import answer_of
+from unirouter_integrations.profiling.runner import run_in_background
 from unirouter_integrations.router import UniRouter
 
 M = TypeVar("M", bound=AIMessage)
 
+_PASSED = 0.5
 _SETTINGS_OF_MODELS = ("cache", "rate_limiter", "disable_streaming", "custom_get_token_ids")
 
 
@@ -67,6 +70,10 @@ class _Terms(NamedTuple):
     among: tuple[str, ...]
     excluded: tuple[tuple[str, str], ...]
     surcharges: tuple[tuple[str, float], ...]
+
+
+def _as_check(escalate: object) -> Scorer | None:
+    return None if escalate is None else as_scorer(escalate)
 
 
 def _checked_models(models: object) -> MutableMapping[str, Model]:
@@ -117,6 +124,10 @@ class ChatUniRouter(BaseChatModel):
             long. Then one call tries it.
         default: The name of the model that answers where the prompt cannot be embedded; None to raise the error.
         embedding_timeout: After how many seconds that is so; None for no limit.
+        escalate: A scorer that checks answers, see `as_scorer`; the prompt is all it can compare them with. One that
+            scores below 0.5 sends the call on to the next model that is expected to err less; both are paid. For
+            instance `judge(model)`, `"confidence"`, `"probability"`, or a function of (answer, example). Streams, calls
+            of tools and filled-in forms are not checked.
 
     Raises:
         ValidationError: From the constructor (pydantic's, a `ValueError`), if a model has no profile or is no chat
@@ -141,6 +152,7 @@ class ChatUniRouter(BaseChatModel):
     cooldown: float = Field(default=30.0, ge=0)
     default: str | None = None
     embedding_timeout: float | None = Field(default=None, gt=0)
+    escalate: Annotated[Any, PlainValidator(_as_check)] = Field(default=None, repr=False)
     operations: tuple[Any, ...] = Field(default=(), exclude=True, repr=False)
     _prepared: dict[str, tuple[Model, Model]] = PrivateAttr(default_factory=dict)
     _cooldowns: Cooldowns = PrivateAttr()
@@ -220,13 +232,16 @@ class ChatUniRouter(BaseChatModel):
             try:
                 model, item, traced = self._call(routed, given)
                 answer = self._noted(model.invoke(item, traced, **_with(stop, kwargs)), routed)
-                following = self._after_refusal(answer, routed)
             except Exception as error:
                 following = self._after_failure(error, routed)
                 if following is None:
                     raise
-            if following is None:
-                return answer
+            else:
+                following = self._after_refusal(answer, routed)
+                if following is None and self._may_escalate(answer, routed):
+                    following = self._after_check(routed, run_in_background(self._passes(answer, routed)))
+                if following is None:
+                    return answer
             routed = following
 
     @override
@@ -244,13 +259,16 @@ class ChatUniRouter(BaseChatModel):
             try:
                 model, item, traced = self._call(routed, given)
                 answer = self._noted(await model.ainvoke(item, traced, **_with(stop, kwargs)), routed)
-                following = self._after_refusal(answer, routed)
             except Exception as error:
                 following = self._after_failure(error, routed)
                 if following is None:
                     raise
-            if following is None:
-                return answer
+            else:
+                following = self._after_refusal(answer, routed)
+                if following is None and self._may_escalate(answer, routed):
+                    following = self._after_check(routed, await self._passes(answer, routed))
+                if following is None:
+                    return answer
             routed = following
 
     @override
@@ -637,6 +655,24 @@ class ChatUniRouter(BaseChatModel):
         if self.fallback != "refusals" or not (isinstance(answer, AIMessage) and is_refusal(answer)):
             return None
         decision = self.router.reroute(routed.decision, "it refused")
+        return None if decision is None else routed._replace(decision=decision)
+
+    def _may_escalate(self, answer: object, routed: _Routed) -> bool:
+        """Whether an answer is checked: only if there is a text to check, and somebody to do better."""
+        is_text = isinstance(answer, AIMessage) and not answer.tool_calls
+        return self.escalate is not None and is_text and bool(routed.decision.better)
+
+    async def _passes(self, answer: AIMessage, routed: _Routed) -> bool:
+        """Whether an answer passes the check; one that cannot be graded does."""
+        messages = self._convert_input(routed.input).to_messages()
+        score = await self.escalate.grade(answer_of(answer), Example(judged_text(messages, self.judged_by)))
+        return score.value is None or score.value >= _PASSED
+
+    def _after_check(self, routed: _Routed, passed: bool) -> _Routed | None:  # noqa: FBT001
+        """The call as the next better model takes it; None if the answer has passed."""
+        if passed:
+            return None
+        decision = self.router.reroute(routed.decision, "its answer did not pass", routed.decision.better)
         return None if decision is None else routed._replace(decision=decision)
 
     def _prepare(self, name: str, model: Model) -> Model:

@@ -137,7 +137,7 @@ def _identifier(model: Any) -> str | None:
 
 
 async def _ask_chat_model(model: Any, prompt: str) -> Answer:
-    return _answer(await model.ainvoke(prompt))
+    return answer_of(await model.ainvoke(prompt))
 
 
 async def _ask_runnable(model: Any, prompt: str) -> Answer:
@@ -145,7 +145,7 @@ async def _ask_runnable(model: Any, prompt: str) -> Answer:
     from langchain_core.callbacks import UsageMetadataCallbackHandler
 
     counter = UsageMetadataCallbackHandler()
-    answer = _answer(await model.ainvoke(prompt, {"callbacks": [counter]}))
+    answer = answer_of(await model.ainvoke(prompt, {"callbacks": [counter]}))
     used = [usage for each in counter.usage_metadata.values() if (usage := usage_of(each)) is not None]
     return Answer(answer.text, _total(used), answer.tool_calls) if used else answer
 
@@ -197,9 +197,9 @@ def _count_responses() -> None:
 
 async def _ask_function(function: Any, prompt: str) -> Answer:
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__):
-        return _answer(await function(prompt))
+        return answer_of(await function(prompt))
     output = await in_thread(function)(prompt)
-    return _answer(await output if inspect.isawaitable(output) else output)
+    return answer_of(await output if inspect.isawaitable(output) else output)
 
 
 def in_thread(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
@@ -223,7 +223,7 @@ def threads(pid: int) -> Any:  # noqa: ARG001  # a forked process has none of it
     return ThreadPoolExecutor(_MOST_THREADS, "unirouter-profiling")
 
 
-def _answer(output: Any) -> Answer:
+def answer_of(output: Any) -> Answer:
     """What a Runnable or a callable gave, as an answer. What a parser has made of the text is JSON."""
     if isinstance(output, Answer):
         return output
@@ -231,13 +231,22 @@ def _answer(output: Any) -> Answer:
         return Answer(output)
     if hasattr(output, "usage_metadata") and isinstance(getattr(output, "text", None), str):
         calls = tuple({"name": call["name"], "args": call["args"]} for call in output.tool_calls)
-        return Answer(str(output.text), usage_of(output.usage_metadata), calls)
+        logprob = _mean_logprob(getattr(output, "response_metadata", None))
+        return Answer(str(output.text), usage_of(output.usage_metadata), calls, logprob=logprob)
     if hasattr(output, "model_dump"):
         return Answer(json.dumps(output.model_dump(mode="json"), ensure_ascii=False))
     if isinstance(output, dict | list | int | float):
         return Answer(json.dumps(output, ensure_ascii=False, default=str))
     msg = f"A model should answer with a text, a message or an Answer, but this one gave {type(output).__name__}."
     raise InvalidInputError(msg)
+
+
+def _mean_logprob(metadata: Any) -> float | None:
+    """The mean log-probability of the tokens of an answer, as OpenAI and those who follow it report them."""
+    tokens = _get(_get(metadata, "logprobs"), "content")
+    found = [_get(token, "logprob") for token in tokens] if isinstance(tokens, list) else []
+    known = [value for value in found if isinstance(value, int | float)]
+    return sum(known) / len(known) if known else None
 
 
 def _usage_of_response(response: Any) -> Usage | None:

@@ -48,12 +48,14 @@ class Answer:
         usage: Its tokens; None if the model does not say.
         tool_calls: The tools it called, each `{"name": ..., "args": {...}}`.
         seconds: How long it took.
+        logprob: The mean log-probability of its tokens; None if the model does not say.
     """
 
     text: str
     usage: Usage | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     seconds: float = 0.0
+    logprob: float | None = None
 
     def __str__(self) -> str:
         return self.text

@@ -114,7 +114,7 @@ def profile_model(
 
     What the model raises passes through as it came.
     """
-    return _in_background(
+    return run_in_background(
         aprofile_model(
             name,
             model,
@@ -689,7 +689,7 @@ def _background_loop(pid: int) -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _in_background(work: Coroutine[Any, Any, T]) -> T:
+def run_in_background(work: Coroutine[Any, Any, T]) -> T:
     """The result of some asynchronous work, done in another thread. Ctrl-C cancels it there and waits for its end."""
     loop = _background_loop(os.getpid())
     begun: list[asyncio.Task[T]] = []

@@ -1,7 +1,7 @@
 """Grade an answer: 0 wrong ... 1 right.
 
-A scorer is named ("exact", "choice", "number", "contains", "regex", "json", "tool_calls"), made (`similarity`, `judge`,
-`from_evaluator`), or any callable; `as_scorer` takes them all.
+A scorer is named ("exact", "choice", "number", "contains", "regex", "json", "tool_calls", "confidence", "probability"),
+made (`similarity`, `judge`, `from_evaluator`), or any callable; `as_scorer` takes them all.
 
 An answer may say more than its answer: "exact", "choice" and "number" look for where it gives its final one, as the
 module `readings` says.
@@ -96,7 +96,8 @@ def as_scorer(scorer: object) -> Scorer:
     Args:
         scorer: One of
 
-            - a name: "exact", "choice", "number", "contains", "regex", "json", "tool_calls";
+            - a name: "exact", "choice", "number", "contains", "regex", "json", "tool_calls", and, for escalation, where
+              there is no reference, "confidence" and "probability";
             - a `Scorer`, such as `similarity(...)`, `judge(...)` and `from_evaluator(...)` give;
             - a LlamaIndex evaluator whose score lies between 0 and 1, or that only says passing or not;
             - a callable `(answer, example)`, or one of the openevals shape: keyword arguments `inputs` (the prompt),
@@ -236,6 +237,34 @@ def tool_call_equality(answer: Answer, example: Example) -> bool:
     return not wanted
 
 
+_CONFIDENCE = re.compile(
+    r"\bconfidence\W{0,9}(?:is\W{0,3})?(\d{1,3}(?:\.\d{1,9})?)\s{0,3}(%|/\s{0,3}100\b|/\s{0,3}10\b)?", re.IGNORECASE
+)
+
+
+def confidence(answer: Answer, example: Example) -> Score:  # noqa: ARG001
+    """How sure the answer says it is: the last "Confidence: 85%", also as 0.85, 85/100 or 8.5/10.
+
+    It is not graded if it says nothing of the kind. Ask for it in the prompt.
+    """
+    stated = _CONFIDENCE.findall(said(answer.text))
+    if not stated:
+        return Score(None, comment="The answer does not say how sure it is.")
+    figure, unit = stated[-1]
+    of = 10 if unit.replace(" ", "") == "/10" else 100 if unit or float(figure) > 1 else 1
+    return Score(min(float(figure) / of, 1.0))
+
+
+def probability(answer: Answer, example: Example) -> Score:  # noqa: ARG001
+    """How probable the model found its own answer: the geometric mean of the probabilities of its tokens.
+
+    It is not graded if the provider does not give them (OpenAI: `ChatOpenAI(..., logprobs=True)`).
+    """
+    if answer.logprob is None:
+        return Score(None, comment="The model does not say how probable its tokens were.")
+    return Score(min(math.exp(answer.logprob), 1.0))
+
+
 _NAMED: dict[str, Callable[[Answer, Example], object]] = {
     "exact": exact,
     "choice": choice,
@@ -244,6 +273,8 @@ _NAMED: dict[str, Callable[[Answer, Example], object]] = {
     "regex": regex,
     "json": json_equality,
     "tool_calls": tool_call_equality,
+    "confidence": confidence,
+    "probability": probability,
 }
 
 
