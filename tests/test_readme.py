@@ -66,7 +66,7 @@ def test_the_table_of_the_example_is_what_it_prints() -> None:
 
 def test_the_shell_blocks_name_files_and_options_that_exist() -> None:
     """The two set-up commands stand first; CI runs them as they are. The examples they name are there."""
-    run, test, real, commands, measure = blocks("sh")
+    run, test, real, commands, _embedders, _export, measure = blocks("sh")
     assert run.startswith("python3 -m venv .venv && .venv/bin/pip install")
     assert test.startswith("python3 -m venv .venv && .venv/bin/pip install")
     assert test.strip().endswith("-m pytest")

@@ -1,14 +1,21 @@
 """Texts to vectors: what is accepted, what is refused, and the default embedder."""
 
+import asyncio
+import copy
 import functools
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from conftest import KINDS, toy_embed
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
@@ -20,6 +27,7 @@ from unirouter_integrations import (
     LocalEmbedder,
     MissingDependencyError,
     StorageError,
+    UniRouter,
     as_embedder,
 )
 from unirouter_integrations.embedding import unit
@@ -85,7 +93,7 @@ async def test_langchain_embeddings_are_awaited_by_their_own_method() -> None:
     """Documents mode in both, and no thread where the embedding has an async method."""
     embedder = as_embedder(AsyncOnly())
     assert embedder.embed(["a"]).tolist() == [[1, 0]]
-    assert (await embedder.aembed(["a"])).tolist() == [[0, 1]]
+    assert (await embedder.aembed(["b"])).tolist() == [[0, 1]]
 
 
 async def test_a_llamaindex_embedding_is_used_in_query_mode() -> None:
@@ -118,6 +126,30 @@ def test_a_model_name_without_sentence_transformers_says_what_to_install(monkeyp
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(MissingDependencyError, match=r"unirouter-integrations\[sentence-transformers\]"):
         as_embedder("all-MiniLM-L6-v2")
+
+
+def test_static_embeddings_are_accepted(tmp_path: Path) -> None:
+    """A model2vec model, as an object and by the name of its folder; nothing is fetched."""
+    model2vec = pytest.importorskip("model2vec")
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    tokenizer = Tokenizer(WordLevel({"[UNK]": 0, "add": 1, "rain": 2}, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.pre_tokenizer = Whitespace()
+    model = model2vec.StaticModel(np.eye(3, 4, dtype=np.float32), tokenizer)
+    model.save_pretrained(tmp_path)
+    static, named = as_embedder(model), as_embedder(f"model2vec:{tmp_path}")
+    assert named.name == f"model2vec:{tmp_path}"
+    assert np.argmax(static.embed(["add add", "rain"]), axis=1).tolist() == [1, 2]
+    np.testing.assert_array_equal(static.embed(["add", "rain"]), named.embed(["add", "rain"]))
+
+
+def test_a_static_model_without_model2vec_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The remedy is in the message."""
+    monkeypatch.setitem(sys.modules, "model2vec", None)
+    with pytest.raises(MissingDependencyError, match=r"unirouter-integrations\[model2vec\]"):
+        as_embedder("model2vec:potion")
 
 
 @pytest.mark.parametrize(
@@ -174,6 +206,158 @@ def test_only_lists_of_texts_are_embedded(texts: Any) -> None:
     """A single text, the common slip, is not read as a list of letters."""
     with pytest.raises(InvalidInputError, match="texts"):
         LocalEmbedder.fit(PROMPTS).embed(texts)
+
+
+def lengths_of(texts: Sequence[str]) -> npt.ArrayLike:
+    """Vectors that tell texts of different length apart."""
+    return [[len(text), 1] for text in texts]
+
+
+class Counting:
+    """A callable that notes the batches it is given, and may be made to wait in the first one."""
+
+    def __init__(self, function: Callable[[list[str]], Any] = lengths_of) -> None:
+        self.function = function
+        self.batches: list[list[str]] = []
+        self.entered, self.go_on = threading.Event(), threading.Event()
+        self.go_on.set()
+
+    def __call__(self, texts: list[str]) -> Any:
+        self.batches.append(texts)
+        self.entered.set()
+        assert self.go_on.wait(10)
+        if "broken" in texts:
+            raise ConnectionError
+        return self.function(texts)
+
+
+async def begun(counting: Counting, *calls: Coroutine[Any, Any, Any]) -> list[asyncio.Task[Any]]:
+    """Tasks for these calls; the first one's batch is being embedded, and the others wait."""
+    counting.go_on.clear()
+    first = asyncio.create_task(calls[0])
+    await asyncio.to_thread(counting.entered.wait)
+    rest = [asyncio.create_task(call) for call in calls[1:]]
+    await asyncio.sleep(0)
+    return [first, *rest]
+
+
+async def test_a_text_that_comes_again_is_not_embedded_again() -> None:
+    """Sync and async share what they know; a text asked for twice at once is embedded once; results are not shared."""
+    counting = Counting()
+    embedder = as_embedder(counting)
+    embedder.embed(["a", "bb", "a"])[:] = 7
+    assert (await embedder.aembed(["bb", "ccc"])).tolist() == [[2, 1], [3, 1]]
+    assert embedder.embed(["ccc", "a", "\ud800"]).tolist() == [[3, 1], [1, 1], [1, 1]]
+    assert counting.batches == [["a", "bb"], ["ccc"], ["\ud800"]]
+
+
+def test_the_texts_asked_for_last_are_remembered() -> None:
+    """1,024 of them: the one that was not asked for the longest gives way, and a copy starts with none."""
+    counting = Counting()
+    embedder = as_embedder(counting)
+    embedder.embed([str(n) for n in range(1024)])
+    embedder.embed(["0"])
+    embedder.embed(["new"])
+    counting.batches.clear()
+    embedder.embed(["0", "1"])
+    assert counting.batches == [["1"]]
+    copied = copy.copy(embedder)
+    copied.embed(["0"])
+    assert counting.batches == [["1"], ["0"]]
+
+
+async def test_prompts_that_wait_are_embedded_together(router: UniRouter) -> None:
+    """The first is embedded at once; the forty that come meanwhile in two calls, 32 at most in each."""
+    counting = Counting(toy_embed)
+    routed = UniRouter(replace(router.clusters, embedder=as_embedder(counting)), estimator="mean")
+    for profile in router.profiles.values():
+        routed.register(profile)
+    prompts = [f"a {KINDS[n % 3]} of {n}" for n in range(41)]
+    tasks = await begun(counting, *(routed.aroute(prompt) for prompt in prompts))
+    counting.go_on.set()
+    decisions = await asyncio.gather(*tasks)
+    assert [len(batch) for batch in counting.batches] == [1, 32, 8]
+    assert [one.model for one in decisions] == [router.route(prompt).model for prompt in prompts]
+
+
+async def test_a_cancelled_caller_harms_no_other() -> None:
+    """Before its turn, its text is not embedded; in its turn, the others still get their vectors."""
+    counting = Counting()
+    embedder = as_embedder(counting)
+    running, waiting, other = await begun(counting, *(embedder.aembed([text]) for text in ("a", "bb", "ccc")))
+    running.cancel()
+    waiting.cancel()
+    await asyncio.sleep(0)
+    counting.go_on.set()
+    assert (await other).tolist() == [[3, 1]]
+    assert running.cancelled()
+    assert waiting.cancelled()
+    assert counting.batches == [["a"], ["ccc"]]
+
+
+async def test_the_error_of_one_caller_is_not_anothers() -> None:
+    """Where a call for several fails, each is served alone; what the service raised passes through."""
+    counting = Counting()
+    embedder = as_embedder(counting)
+    tasks = await begun(counting, *(embedder.aembed([text]) for text in ("a", "bb", "ccc", "broken")))
+    counting.go_on.set()
+    *good, bad = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [vectors.tolist() for vectors in good if not isinstance(vectors, BaseException)] == [
+        [[1, 1]],
+        [[2, 1]],
+        [[3, 1]],
+    ]
+    assert isinstance(bad, ConnectionError)
+
+
+def test_many_threads_and_event_loops_share_an_embedder() -> None:
+    """Four threads, each with an event loop of its own and thirty tasks: each text has its own vector."""
+    embedder = as_embedder(Counting())
+
+    async def lengths(thread: int) -> list[float]:
+        texts = ["x" * (30 * thread + n) for n in range(30)]
+        return [float(one[0, 0]) for one in await asyncio.gather(*(embedder.aembed([text]) for text in texts))]
+
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda thread: asyncio.run(lengths(thread)), range(4)))
+    assert found == [list(range(30 * thread, 30 * thread + 30)) for thread in range(4)]
+
+
+def test_an_encoder_is_used_by_one_thread_at_a_time() -> None:
+    """Tokenizers are changed while they work; two threads in one at once would meet an error."""
+
+    class Encoder:
+        inside = threading.Lock()
+
+        def encode(self, texts: Sequence[str]) -> npt.ArrayLike:
+            assert self.inside.acquire(blocking=False)
+            time.sleep(0.001)
+            self.inside.release()
+            return lengths_of(texts)
+
+    embedder = as_embedder(Encoder())
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: embedder.embed(["x" * n]), range(40)))
+    assert [vector[0, 0] for vector in found] == list(range(40))
+
+
+async def test_langchain_embeddings_without_an_async_method_are_called_together() -> None:
+    """The one they inherit calls the sync method in a thread, once per caller."""
+
+    class Sync(Embeddings, Counting):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            vectors: list[list[float]] = self(texts)
+            return vectors
+
+        def embed_query(self, text: str) -> list[float]:
+            raise AssertionError
+
+    model = Sync()
+    embedder = as_embedder(model)
+    tasks = await begun(model, *(embedder.aembed([text]) for text in ("a", "bb", "ccc")))
+    model.go_on.set()
+    await asyncio.gather(*tasks)
+    assert model.batches == [["a"], ["bb", "ccc"]]
 
 
 def test_the_local_embedder_is_tfidf_then_svd() -> None:
@@ -269,6 +453,16 @@ def test_prompts_that_share_no_word_say_so() -> None:
 
 
 LOCAL = LocalEmbedder.fit(PROMPTS)
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([*" ".join(PROMPTS).split(), "qwerty"]), max_size=60).map(" ".join), max_size=5)
+)
+def test_a_batch_is_bit_equal_to_single_texts(texts: list[str]) -> None:
+    """So that a decision is the same alone and in a batch."""
+    np.testing.assert_array_equal(
+        LOCAL.embed(texts), np.array([LOCAL.embed([text])[0] for text in texts]).reshape(-1, LOCAL.projection.shape[1])
+    )
 
 
 @given(st.lists(st.text(), max_size=5))

@@ -20,7 +20,12 @@ _FORMATS = ("records", "routerbench", "embedllm")
 @click.option("--sizes", default="50,100,200,400", show_default=True, help="Numbers of validation prompts.")
 @click.option("--trials", default=20, show_default=True, type=click.IntRange(1), help="Number of random splits.")
 @click.option("--methods", help="Names of methods, separated by commas; all by default.")
-@click.option("--embedder", default="local", show_default=True, help='"local" or the name of a SentenceTransformer.')
+@click.option(
+    "--embedder",
+    default="local",
+    show_default=True,
+    help='"local", onnx:FOLDER, model2vec:NAME, or the name of a SentenceTransformer.',
+)
 @click.option("--cost", "costs", multiple=True, metavar="MODEL=COST", help="Cost per call of a model, if not recorded.")
 @click.option("--jobs", default=-1, show_default=True, help="Number of processes; -1 for one per core.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the first split.")

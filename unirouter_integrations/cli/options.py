@@ -12,7 +12,7 @@ existing_file = click.Path(exists=True, dir_okay=False, path_type=Path)
 existing_folder = click.Path(exists=True, file_okay=False, path_type=Path)
 
 embedder_option = click.option(
-    "--embedder", help="Name of the SentenceTransformer the router was fitted with; not for the local embedder."
+    "--embedder", help="Name of the embedder the router was fitted with, as --embedder of fit; not for the local one."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

@@ -21,7 +21,12 @@ from unirouter_integrations.errors import InvalidInputError
 @click.command()
 @click.argument("prompts", type=existing_file)
 @click.argument("router", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--embedder", default="local", show_default=True, help='"local" or the name of a SentenceTransformer.')
+@click.option(
+    "--embedder",
+    default="local",
+    show_default=True,
+    help='"local", onnx:FOLDER, model2vec:NAME, or the name of a SentenceTransformer.',
+)
 @click.option(
     "--clusters", type=click.IntRange(1), help="How many kinds to tell apart; by default as the prompts allow."
 )
