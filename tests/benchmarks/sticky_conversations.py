@@ -11,8 +11,8 @@ with probability 0.8; each goes to a model with all that was said before and a s
 Each seed has its own prompts for fitting, profiling and conversations; the routers know 3/4 of the models' outcomes on
 1,000 prompts, and all are profiled on 200. Spread is the standard deviation over the seeds.
 
-What a cost weight means differs between the regimes, for only the third counts the history. So the second table compares
-what accuracy they reach at the same cost.
+What a cost weight means differs between the regimes, for only the third counts the history. So the second table
+compares what accuracy they reach at the same cost.
 """
 
 import json
