@@ -307,6 +307,10 @@ class Pool:
                 self._subsets[wanted] = some
         return some
 
+    def registered(self, names: Iterable[str]) -> Pool:
+        """The snapshot of those of these models that are in it."""
+        return self.among([name for name in names if name in self.given])
+
     def surcharged(self, surcharges: Mapping[str, float]) -> Pool:
         """The snapshot in which calls of some models cost more than their profiles say, whatever the prompt."""
         return Pool(self.given, self.estimates, self.clusters, surcharges)

@@ -481,8 +481,7 @@ class UniRouter:
 
         Unlike a list of names it cannot go out of date between looking which models there are and routing.
         """
-        pool = self._pool
-        return pool.among([name for name in names if name in pool.profiles])
+        return self._pool.registered(names)
 
     def embed(self, prompts: Sequence[str]) -> Vectors:
         """The vectors of some prompts, `(n, d)`, as the router sees them."""

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, 
 from typing_extensions import override
 
 from unirouter_integrations.checks import check_cost_weight, check_profiles
-from unirouter_integrations.decision import RoutingDecision
+from unirouter_integrations.decision import Pool, RoutingDecision
 from unirouter_integrations.embedding import Vectors
 from unirouter_integrations.errors import InvalidInputError, UnknownModelError
 from unirouter_integrations.fallback import Cooldowns, next_best, within, without_embedding
@@ -524,15 +524,16 @@ class ChatUniRouter(BaseChatModel):
             return list(inputs), kwargs
         messages = [self._convert_input(item).to_messages() for item in inputs]
         models = snapshot(self.models)
+        pool = self.router.registered(models)  # embedded and decided by one version of the router
         terms, left = self._terms(messages, configs, kwargs, models)
         texts = [judged_text(each, self.judged_by) for each in messages]
         try:
-            vectors = within(self.embedding_timeout, lambda: self.router.embed(texts))
+            vectors = within(self.embedding_timeout, lambda: pool.clusters.embed(texts))
         except Exception as error:
             if self.default is None:
                 raise
-            vectors, terms = self._blind(terms, error)
-        return self._dispatched(inputs, self._decided(vectors, terms), models), left
+            vectors, terms = self._blind(terms, error, pool)
+        return self._dispatched(inputs, self._decided(vectors, terms, pool), models), left
 
     async def _aroute(
         self, inputs: Sequence[Any], configs: Sequence[RunnableConfig], kwargs: dict[str, Any]
@@ -541,15 +542,16 @@ class ChatUniRouter(BaseChatModel):
             return list(inputs), kwargs
         messages = [self._convert_input(item).to_messages() for item in inputs]
         models = snapshot(self.models)
+        pool = self.router.registered(models)  # embedded and decided by one version of the router
         terms, left = self._terms(messages, configs, kwargs, models)
         texts = [judged_text(each, self.judged_by) for each in messages]
         try:
-            vectors = await asyncio.wait_for(self.router.aembed(texts), self.embedding_timeout)
+            vectors = await asyncio.wait_for(pool.clusters.aembed(texts), self.embedding_timeout)
         except Exception as error:
             if self.default is None:
                 raise
-            vectors, terms = self._blind(terms, error)
-        return self._dispatched(inputs, self._decided(vectors, terms), models), left
+            vectors, terms = self._blind(terms, error, pool)
+        return self._dispatched(inputs, self._decided(vectors, terms, pool), models), left
 
     def _terms(
         self,
@@ -616,17 +618,17 @@ class ChatUniRouter(BaseChatModel):
             prices[name] = price
         return prices
 
-    def _decided(self, vectors: Vectors, terms: Sequence[_Terms]) -> list[RoutingDecision]:
+    def _decided(self, vectors: Vectors, terms: Sequence[_Terms], pool: Pool) -> list[RoutingDecision]:
         """One decision for each input; inputs on the same terms are routed together."""
         rows: dict[_Terms, list[int]] = {}
         for row, one in enumerate(terms):
             rows.setdefault(one, []).append(row)
         decisions: dict[int, RoutingDecision] = {}
         for one, members in rows.items():
-            pool = self.router.registered(one.among)
+            among = pool.registered(one.among)
             if one.surcharges:
-                pool = pool.surcharged(dict(one.surcharges))
-            found = self.router.route_many(vectors=vectors[members], cost_weight=one.cost_weight, among=pool)
+                among = among.surcharged(dict(one.surcharges))
+            found = self.router.route_many(vectors=vectors[members], cost_weight=one.cost_weight, among=among)
             if one.excluded:
                 found = [replace(decision, excluded=dict(one.excluded)) for decision in found]
             decisions.update(zip(members, found, strict=True))
@@ -637,13 +639,13 @@ class ChatUniRouter(BaseChatModel):
     ) -> list[_Routed]:
         return [_Routed(item, decision, models) for item, decision in zip(inputs, decisions, strict=True)]
 
-    def _blind(self, terms: Sequence[_Terms], error: Exception) -> tuple[Vectors, list[_Terms]]:
+    def _blind(self, terms: Sequence[_Terms], error: Exception, pool: Pool) -> tuple[Vectors, list[_Terms]]:
         """What stands for the vectors of prompts that could not be embedded, and terms by which the default answers."""
         blind = []
         for one in terms:
             among, reasons = without_embedding(self.default, one.among, error)
             blind.append(one._replace(among=tuple(among), excluded=(*one.excluded, *reasons.items())))
-        return np.zeros((len(terms), self.router.clusters.dimension), np.float32), blind
+        return np.zeros((len(terms), pool.clusters.dimension), np.float32), blind
 
     def _after_failure(self, error: Exception, routed: _Routed) -> _Routed | None:
         """The call as the next best model of the same decision takes it; None if none could do better."""

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from typing_extensions import override
 
 from unirouter_integrations.checks import check_cost_weight
-from unirouter_integrations.decision import RoutingDecision
+from unirouter_integrations.decision import Pool, RoutingDecision
 from unirouter_integrations.embedding import Vectors
 from unirouter_integrations.errors import InvalidInputError
 from unirouter_integrations.fallback import Cooldowns, next_best, within, without_embedding
@@ -491,35 +491,35 @@ class UniRouterLLM(FunctionCallingLLM):
         return going_on()
 
     def _choose(self, call: Call) -> _Chosen:
+        models = dict(self._models)
+        pool = self._router.registered(models)  # embedded and decided by one version of the router
         try:
-            vectors = within(self.embedding_timeout, lambda: self._router.embed([call.question]))
+            vectors = within(self.embedding_timeout, lambda: pool.clusters.embed([call.question]))
         except Exception as error:
             if self.default is None:
                 raise
-            return self._chosen(call, self._blind, error)
-        return self._chosen(call, vectors)
+            return self._chosen(call, models, pool, _blind(pool), error)
+        return self._chosen(call, models, pool, vectors)
 
     async def _achoose(self, call: Call) -> _Chosen:
+        models = dict(self._models)
+        pool = self._router.registered(models)
         try:
-            vectors = await asyncio.wait_for(self._router.aembed([call.question]), self.embedding_timeout)
+            vectors = await asyncio.wait_for(pool.clusters.aembed([call.question]), self.embedding_timeout)
         except Exception as error:
             if self.default is None:
                 raise
-            return self._chosen(call, self._blind, error)
-        return self._chosen(call, vectors)
+            return self._chosen(call, models, pool, _blind(pool), error)
+        return self._chosen(call, models, pool, vectors)
 
-    @property
-    def _blind(self) -> Vectors:
-        """What stands for the vector of a question that could not be embedded: nothing is known of it."""
-        return np.zeros((1, self._router.clusters.dimension), np.float32)
-
-    def _chosen(self, call: Call, vectors: Vectors, failure: Exception | None = None) -> _Chosen:
-        models = dict(self._models)
+    def _chosen(
+        self, call: Call, models: dict[str, LLM], pool: Pool, vectors: Vectors, failure: Exception | None = None
+    ) -> _Chosen:
         names, excluded = able(models, call)
         if failure is not None:
             names, others = without_embedding(self.default, names, failure)
             excluded |= others
-        pool = self._router.registered(names)
+        pool = pool.registered(names)
         before = self._recent.get(hash(call.question))
         if call.under_way and before in pool.names:
             pool = pool.among([before])
@@ -600,6 +600,11 @@ class _StructuredUniRouterLLM(StructuredLLM):
 def _call_with_tools(user_msg: str | ChatMessage | None, history: Sequence[ChatMessage] | None) -> Call:
     asked = [ChatMessage(user_msg)] if isinstance(user_msg, str) else [user_msg] if user_msg else []
     return call_of_messages([*(history or ()), *asked], with_tools=True)
+
+
+def _blind(pool: Pool) -> Vectors:
+    """What stands for the vector of a question that could not be embedded: nothing is known of it."""
+    return np.zeros((1, pool.clusters.dimension), np.float32)
 
 
 def _without_models(router: UniRouter, settings: dict[str, Any]) -> UniRouterLLM:

@@ -1,0 +1,116 @@
+"""How fast the core is, beside what its work would cost in bare NumPy.
+
+    pytest tests/benchmarks/bench_speed.py --benchmark-columns=median,iqr --benchmark-sort=name
+
+Needs `pip install pytest-benchmark`. Each group holds a baseline and ours, timed in the same run; the figures in
+brackets are the ratios. Vectors are random, of 384 numbers; times differ from machine to machine.
+"""
+
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from unirouter_integrations import LLMProfile, LocalEmbedder, PromptClusters, UniRouter
+
+DIMENSION = 384
+VECTORS = np.random.default_rng(0).normal(size=(100_000, DIMENSION)).astype(np.float32)
+
+
+@cache
+def router(models: int, clusters: int) -> UniRouter:
+    """Soft clusters, and models whose costs differ from cluster to cluster."""
+    rng = np.random.default_rng(1)
+    fitted = PromptClusters.fit([""] * 4000, None, vectors=VECTORS[:4000], n_clusters=clusters)
+    made = UniRouter(fitted, cost_weight=0.1)
+    for number in range(models):
+        made.register(profile(rng, f"model {number}", clusters))
+    made.route(vector=VECTORS[0])
+    return made
+
+
+def profile(rng: np.random.Generator, name: str, clusters: int) -> LLMProfile:
+    """Made-up counts."""
+    return LLMProfile(name, np.full(clusters, 10.0), rng.uniform(0, 10, clusters), rng.uniform(0, 5, clusters))
+
+
+def tables(of: UniRouter) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """The centroids, and error + cost_weight * cost."""
+    pool = of.registered(of.models)
+    return of.clusters.centroids.T.copy(), pool.error + of.cost_weight * pool.cost
+
+
+@pytest.mark.parametrize(("models", "clusters"), [(30, 50), (10_000, 1000)])
+@pytest.mark.parametrize("what", ["bare NumPy", "route"])
+def test_one_decision(benchmark: Any, models: int, clusters: int, what: str) -> None:
+    """From a vector: the nearest centroid and the least score of its row, against all that `route` does."""
+    benchmark.group = f"one decision, {models} models x {clusters} clusters"
+    ours = router(models, clusters)
+    centroids, scores = tables(ours)
+    vector = VECTORS[7]
+    calls: dict[str, Callable[[], Any]] = {
+        "bare NumPy": lambda: np.argmin(scores[(vector @ centroids).argmax()]),
+        "route": lambda: ours.route(vector=vector),
+    }
+    benchmark(calls[what])
+
+
+@pytest.mark.parametrize("what", ["bare NumPy", "memberships", "route_many"])
+def test_many_decisions(benchmark: Any, what: str) -> None:
+    """100,000 vectors: the matrix product with the centroids alone, memberships, and a decision for each."""
+    benchmark.group = "100,000 decisions, 30 models x 50 clusters"
+    ours = router(30, 50)
+    centroids, _ = tables(ours)
+    calls: dict[str, Callable[[], Any]] = {
+        "bare NumPy": lambda: VECTORS @ centroids,
+        "memberships": lambda: ours.clusters.memberships(vectors=VECTORS),
+        "route_many": lambda: ours.route_many(vectors=VECTORS),
+    }
+    benchmark.pedantic(calls[what], rounds=5, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("models", [10, 10_000])
+def test_registering(benchmark: Any, models: int) -> None:
+    """One more model, beside few and beside many."""
+    benchmark.group = "register one more model, 50 clusters"
+    ours, rng = router(models, 50), np.random.default_rng(2)
+    one = profile(rng, "one more", 50)
+    benchmark(lambda: ours.register(one))
+
+
+def test_local_embedder(benchmark: Any) -> None:
+    """One prompt of 50 words."""
+    benchmark.group = "LocalEmbedder, one prompt of 50 words"
+    words = [f"word{number}" for number in range(200)]
+    rng = np.random.default_rng(3)
+    prompts = [" ".join(rng.choice(words, 50)) for _ in range(500)]
+    embedder = LocalEmbedder.fit(prompts)
+    benchmark(lambda: embedder.embed([prompts[0]]))
+
+
+@pytest.mark.parametrize("module", ["numpy", "unirouter_integrations"])
+def test_importing(benchmark: Any, module: str) -> None:
+    """In a new process."""
+    benchmark.group = "import"
+    command = [sys.executable, "-c", f"import {module}"]
+    benchmark.pedantic(lambda: subprocess.run(command, check=True), rounds=15, warmup_rounds=2)
+
+
+def test_memory() -> None:
+    """Printed, not timed: 1,000 models x 100 clusters."""
+    fitted = router(10, 100).clusters
+    rng = np.random.default_rng(4)
+    tracemalloc.start()
+    made = UniRouter(fitted)
+    for number in range(1000):
+        made.register(profile(rng, f"model {number}", 100))
+    made.route(vector=VECTORS[0])
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    print(f"\n1,000 models x 100 clusters: {size / 1e6:.1f} MB")
