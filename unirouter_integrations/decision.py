@@ -138,10 +138,11 @@ class RoutingDecision(Candidate):
         return replace(others, excluded={**self.excluded, model: reason})
 
     def as_dict(self) -> dict[str, Any]:
-        """The decision as plain JSON, without the ranking."""
+        """The decision as plain JSON, without the ranking; `clusters` is the fingerprint of the clusters it is over."""
         plain = {
             name: value for name, value in vars(self).items() if name not in {"terms", "_pool", "_phi", "excluded"}
         }
+        plain["clusters"] = self._pool.clusters.fingerprint
         return {**plain, "excluded": dict(self.excluded)} if self.excluded else plain
 
     def __str__(self) -> str:

@@ -55,6 +55,8 @@ def is_survivable(error: BaseException) -> bool:
     """Whether another model could take the call: also after a spent quota, too long an input, garbage, no answer."""
     if is_transient(error) or _status(error) in _STATUSES:
         return True
+    if "OutputParser" in type(error).__name__:  # it quotes what the model has said
+        return False
     status = _status(error)
     return (status is None or status in _TOO_LONG) and bool(
         _SAID.search(f"{type(error).__name__}: {str(error)[:_MOST_READ]}")
@@ -79,6 +81,7 @@ def retry_after(error: BaseException) -> float | None:
 class _State(NamedTuple):
     failures: int
     until: float | None
+    asked: bool = False  # whether the provider has asked to wait until then
 
 
 class Cooldowns:
@@ -98,20 +101,21 @@ class Cooldowns:
 
     def failed(self, model: str, wait: float | None = None) -> None:
         """Note that a call failed; `wait` is what the provider asks for, in seconds."""
-        failures, rested = self._states.get(model, _State(0, None))
+        failures, rested, _ = self._states.get(model, _State(0, None))
         rests = wait is not None or rested is not None or failures + 1 >= _IN_A_ROW
         until = time.monotonic() + (self.seconds if wait is None else wait) if rests else None
-        self._states[model] = _State(failures + 1, until)
+        self._states[model] = _State(failures + 1, until, wait is not None)
 
     def begun(self, model: str) -> None:
         """Note that a call begins; if it is the one after a rest, no other one is made until it has ended."""
         state = self._states.get(model)
         if state is not None and state.until is not None and state.until <= time.monotonic():
-            self._states[model] = state._replace(until=time.monotonic() + self.seconds)
+            self._states[model] = state._replace(until=time.monotonic() + self.seconds, asked=False)
 
     def succeeded(self, model: str) -> None:
-        """Note that a model has answered."""
-        if model in self._states:
+        """Note that a model has answered; a provider that asked to wait longer is not asked before."""
+        state = self._states.get(model)
+        if state is not None and not (state.asked and state.until and state.until > time.monotonic()):
             self._states.pop(model, None)
 
     def resting(self, models: Iterable[str]) -> dict[str, str]:
@@ -133,7 +137,8 @@ def next_best(
     """The decision for the next best model after this one failed; None if none is left, or none could do better."""
     if not is_survivable(error):
         return None
-    cooldowns.failed(decision.model, retry_after(error))
+    if is_transient(error) or _status(error) in _STATUSES:  # too long an input says nothing of the model
+        cooldowns.failed(decision.model, retry_after(error))
     return router.reroute(decision, f"it failed with {type(error).__name__}")
 
 

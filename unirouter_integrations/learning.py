@@ -216,6 +216,8 @@ def _what_was_decided(
         return decision.model, decision._phi if same else None  # noqa: SLF001
     plain = decision if isinstance(decision, Mapping) else {}
     name, cluster, familiarity = (plain.get(what) for what in ("model", "cluster", "familiarity"))
+    if isinstance(name, str) and plain.get("clusters", clusters.fingerprint) != clusters.fingerprint:
+        return name, None
     if not (isinstance(name, str) and isinstance(cluster, int) and 0 <= cluster < len(clusters)):
         msg = (
             "observe() takes a decision, or one as plain JSON, such as an answer's response_metadata['unirouter']; "

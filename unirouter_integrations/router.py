@@ -52,7 +52,7 @@ class RouterStats(NamedTuple):
         shares: The share of each model.
         expected_error: The mean expected error.
         expected_cost: The mean expected cost.
-        fallbacks: How many of the decisions replaced a model that had failed.
+        fallbacks: How many of the decisions replaced a model that had failed, refused, or not passed a check.
     """
 
     decisions: int
@@ -394,7 +394,7 @@ class UniRouter:
             cost: What the call has cost, in the unit of the profiles' costs; None if that is not known.
 
         Returns:
-            Whether it was counted: it is not if the model or the clusters have been replaced meanwhile.
+            Whether it was counted: it is not if the model was unregistered or the clusters were replaced meanwhile.
 
         Raises:
             InvalidInputError: If it is no decision, or score or cost are out of range.
@@ -652,7 +652,10 @@ class UniRouter:
                 _log.log(level, "%s", one)
         for listener in self._listeners:
             for one in decisions:
-                listener(one, (time.perf_counter() - began) / len(decisions), failed)
+                try:
+                    listener(one, (time.perf_counter() - began) / len(decisions), failed)
+                except Exception as error:  # noqa: BLE001  # who watches a call must not be what fails it
+                    _log.warning("A listener raised %s.", type(error).__name__)
 
     def _put_learnt(self, learnt: Mapping[str, Learnt]) -> None:
         """Put learnt profiles in the place of those they were learnt from, unless these have been replaced since."""

@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from conftest import toy_router
 
-from unirouter_integrations.fallback import Cooldowns, is_survivable, is_transient, retry_after, within
+from unirouter_integrations.fallback import Cooldowns, is_survivable, is_transient, next_best, retry_after, within
 
 
 def error(name: str = "ApiError", text: str = "", **attributes: Any) -> Exception:
@@ -146,3 +147,22 @@ def test_a_call_that_takes_too_long_is_a_timeout() -> None:
     with pytest.raises(TimeoutError, match=r"longer than 0\.01 s"):
         within(0.01, hang.wait)
     hang.set()
+
+
+def test_a_rest_that_the_provider_asked_for_is_kept(clock: SimpleNamespace) -> None:
+    """An older call that still succeeds does not end it; too long an input makes no model rest."""
+    cooldowns = Cooldowns(30)
+    cooldowns.failed("mini", 60)
+    cooldowns.succeeded("mini")
+    assert cooldowns.resting(["mini"]) == {"mini": "it failed lately and rests for 60 s"}
+    clock.seconds += 60
+    cooldowns.begun("mini")
+    cooldowns.succeeded("mini")
+    assert cooldowns.resting(["mini"]) == {}
+    router = toy_router("soft")
+    for _ in range(3):
+        overflow = error("BadRequestError", "maximum context length is 8 tokens", status_code=400)
+        assert next_best(router, router.route("poem"), overflow, cooldowns) is not None
+    assert cooldowns.resting(["poet"]) == {}
+    quoting = error("OutputParserException", "Invalid json output: the context length of a model")
+    assert not is_survivable(quoting)

@@ -52,6 +52,7 @@ def test_a_decision_says_what_and_why(router: UniRouter) -> None:
         "score": 0.1,
         "cost_weight": 0.05,
         "familiarity": 1.0,
+        "clusters": router.clusters.fingerprint,
     }
     assert "only candidate" in str(router.route("a poem", among=["poet"]))
 

@@ -1,5 +1,6 @@
 """An answer that does not pass a check goes on to a model that is expected to do better."""
 
+import asyncio
 import math
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 
-from unirouter_integrations import UniRouter
+from unirouter_integrations import InvalidInputError, UniRouter
 from unirouter_integrations.langchain import ChatUniRouter
 from unirouter_integrations.profiling import Answer, Example, Price, as_scorer, judge
 from unirouter_integrations.testing import ChatFake
@@ -126,5 +127,33 @@ def test_what_has_no_text_or_has_begun_is_not_checked(router: UniRouter) -> None
     form = {"title": "T", "type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     assert llm.with_structured_output(form).invoke("sum 3") == {"n": 3}
     assert next(llm.stream("sum")).response_metadata["unirouter"]["model"] == "cheap"
-    with pytest.raises(ValueError, match="There is no scorer 'sure'"):
-        chat(router, "sure")
+    with pytest.raises(ValueError, match=r"'contains' needs a reference, .* escalate by confidence or"):
+        chat(router, "contains")
+
+
+async def test_a_paid_answer_is_not_lost(router: UniRouter, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither if the better model fails, nor if the check does."""
+    llm = chat(router, lambda answer, example: False)
+    for name in ("good", "best"):
+        llm.models[name] = ChatFake(model=name, error=ValueError("a bug"))
+    assert noted(llm.invoke("sum"))[0] == "cheap"
+    assert noted(await llm.ainvoke("sum"))[0] == "cheap"
+
+    def broken(answer: Answer, example: Example) -> bool:
+        raise ZeroDivisionError
+
+    assert noted(chat(router, broken).invoke("sum"))[0] == "cheap"
+    assert "The check of an answer of cheap raised ZeroDivisionError." in caplog.text
+
+
+async def test_waiting_for_oneself_is_an_error(router: UniRouter) -> None:
+    """A synchronous call inside asynchronous work that was called synchronously says what to do."""
+    inner = chat(router, lambda answer, example: True)
+
+    async def nested(answer: Answer, example: Example) -> bool:
+        await asyncio.sleep(0)
+        with pytest.raises(InvalidInputError, match="ainvoke in place of invoke"):
+            inner.invoke("sum")
+        return bool((await inner.ainvoke("sum")).text)
+
+    assert noted(chat(router, nested).invoke("sum"))[0] == "cheap"

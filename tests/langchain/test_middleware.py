@@ -1,5 +1,6 @@
 """The agent middleware, through the front door: `create_agent(..., middleware=[UniRouterMiddleware(...)])`."""
 
+import contextlib
 import json
 import logging
 import subprocess
@@ -28,6 +29,7 @@ pytest.importorskip("langchain.agents")
 
 from langchain.agents import create_agent
 from langchain.agents.middleware import ModelFallbackMiddleware, wrap_model_call
+from langchain.agents.structured_output import ToolStrategy
 from langgraph.checkpoint.memory import InMemorySaver
 
 from unirouter_integrations.langchain import UniRouterMiddleware
@@ -234,6 +236,18 @@ async def test_a_thread_is_decided_anew_for_each_human_message(
     assert answers(result) == ["abacus a sum", "abacus seen", "poet a poem", "poet seen"]
     assert result["unirouter_route"] == router.route("a poem").as_dict()
     assert caplog.records == []
+
+
+def test_a_response_format_is_a_need(router: UniRouter, models: dict[str, Agentic]) -> None:
+    """A model that can neither call tools nor fill in a form is left out, with the reason."""
+    models["poet"] = Agentic(model_name="poet", profile={"tool_calling": False, "structured_output": False})
+    agent: Any = create_agent(
+        models["oracle"], response_format=ToolStrategy(Verdict), middleware=[UniRouterMiddleware(router, models)]
+    )
+    with contextlib.suppress(Exception):  # the stand-in fills in no form
+        agent.invoke(asked("a poem"))
+    assert models["poet"].sent == []
+    assert models["oracle"].sent
 
 
 async def test_a_thread_may_keep_the_model_it_began_with(router: UniRouter, models: dict[str, Agentic]) -> None:

@@ -28,6 +28,7 @@ def test_it_is_a_dict_of_models_with_prices() -> None:
     registry["poet"] = ChatFake(model="new")
     assert registry.price("poet") == Price(1, 2)
     registry.register("poet", ChatFake(model="newer"), price=Price(3, 4))
+    registry.register("poet", ChatFake(model="newest"))
     assert registry.price("poet") == Price(3, 4)
     del registry["poet"]
     assert "poet" not in registry
@@ -62,6 +63,31 @@ def test_one_registry_serves_several_routers(router: UniRouter) -> None:
     assert first.invoke("sum number i").text == "abacus: sum number i"
     with pytest.raises(InvalidInputError, match="A dict of models has no place for the price of 'bargain'"):
         ChatUniRouter(router=router, models=fakes()).register("bargain", ChatFake(), profile, price=Price(0, 0))
+
+
+def test_terms_of_a_call_hold_for_one_router_only(router: UniRouter) -> None:
+    """A router that is one of the models decides on its own."""
+    team = ChatUniRouter(router=router, models=fakes())
+    outer_router = UniRouter(router.clusters)
+    outer_router.register(outer_router.profile("team", ["sum"], [0], cost=1))
+    outer_router.register(outer_router.profile("other", ["sum"], [1], cost=1))
+    outer = ChatUniRouter(router=outer_router, models={"team": team, "other": ChatFake(model="other")})
+    for terms in ({"unirouter_model": "team"}, {"unirouter_among": ["team"]}):
+        assert outer.invoke("sum", config={"configurable": terms}).text == "abacus: sum"
+    with pytest.raises(InvalidInputError, match="unirouter_among should be a list of names, but is 'team'"):
+        outer.invoke("sum", config={"configurable": {"unirouter_among": "team"}})
+
+
+def test_a_price_that_is_needed_is_asked_for_before_anything_changes(router: UniRouter) -> None:
+    """Otherwise every later call would fail."""
+    prices = {name: Price(1, 2) for name in NAMES}
+    llm = ChatUniRouter(router=router, models=ModelRegistry(fakes(), prices=prices), sticky="cache")
+    profile = router.profile("bargain", ["sum", "poem", "date"], [0, 0, 0], cost=0)
+    with pytest.raises(InvalidInputError, match="needs the price of 'bargain'"):
+        llm.register("bargain", ChatFake(), profile)
+    assert "bargain" not in router.models
+    llm.register("bargain", ChatFake(model="bargain"), profile, price=Price(0, 0))
+    assert llm.invoke("sum").text == "bargain: sum"
 
 
 def test_models_come_and_go_while_calls_are_in_flight(router: UniRouter) -> None:

@@ -106,6 +106,22 @@ def test_a_failing_model_rests(router: UniRouter) -> None:
     assert len(poet.sent) == 3
 
 
+class Lazy(Fake):
+    """Makes its call when the stream is read, as OpenAI's client does."""
+
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Any:
+        return (part for opened in [super().stream_chat] for part in opened(messages, **kwargs))
+
+
+def test_a_stream_that_fails_when_it_is_read_counts_as_a_failure(router: UniRouter) -> None:
+    """The model rests after three; and if the next one fails when it is opened, the third answers."""
+    llm = failing(router, "oracle")
+    llm.models["poet"] = lazy = Lazy(model_name="poet", error=TimeoutError("too slow"))
+    for _ in range(5):
+        assert noted([*llm.stream_chat(MESSAGES)][-1])[0] == "abacus"
+    assert len(lazy.sent) == 3
+
+
 class Away:
     """An embedding service that is away once the router is fitted."""
 

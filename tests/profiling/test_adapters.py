@@ -3,12 +3,15 @@
 import asyncio
 import itertools
 import json
+import math
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import TOY_PROMPTS
 from openai_server import openai_server
@@ -298,3 +301,48 @@ async def test_a_query_engine_over_an_index() -> None:
     index = VectorStoreIndex.from_documents([Document(text="the sum of 2 and 3 is 5")], embed_model=ToyEmbedding())
     answer = await as_model(index.as_query_engine(llm=Plain()))(Example("What is the sum?"))
     assert answer == Answer("six", Usage(50, 1))
+
+
+def test_a_model_that_stops_iterating_fails_like_any_other(router: UniRouter) -> None:
+    """A future cannot hold a StopIteration; it comes as the cause of another error."""
+    with pytest.raises(RuntimeError, match="It raised StopIteration"):
+        profile_model("new", lambda prompt: next(iter(())), [Example("sum", "x")], router, price=Price(0, 0))
+
+
+def test_tokens_of_another_library_are_whole_numbers(router: UniRouter, tmp_path: Path) -> None:
+    """NumPy's go into the journal and the metadata as Python's."""
+    usage: Any = Usage(np.int64(3), np.int64(4))  # type: ignore[arg-type]
+    given: dict[str, Any] = {"price": Price(1, 1), "journal": tmp_path / "profiles.db"}
+    for _ in range(2):
+        profile = profile_model("new", lambda prompt: Answer("x", usage), [Example("sum", "x")], router, **given)
+        assert profile.metadata["tokens"]["output_tokens"] == 4
+
+
+def test_two_servers_have_two_models_of_one_name() -> None:
+    """Their answers are kept apart, and the same server's are found again."""
+    openai = pytest.importorskip("langchain_openai")
+    here, there, again = (
+        as_model(openai.ChatOpenAI(model="qwen", base_url=f"http://{host}/v1", api_key="x")).settings
+        for host in ("here", "there", "here")
+    )
+    assert here != there
+    assert here == again
+
+
+def test_a_scorer_that_asks_a_model_is_asked_once(router: UniRouter, tmp_path: Path) -> None:
+    """An evaluator's grades are kept; and how probable an answer was is kept with it."""
+    asked = []
+
+    class Evaluator:
+        async def aevaluate(self, **given: Any) -> Any:
+            asked.append(given["query"])
+            return SimpleNamespace(score=1.0, passing=True, feedback="", invalid_result=False)
+
+    given: dict[str, Any] = {"price": Price(0, 0), "journal": tmp_path / "profiles.db"}
+    model = lambda prompt: Answer("x", logprob=-0.5)  # noqa: E731
+    for scorer in (Evaluator(), Evaluator(), "probability", "probability"):
+        profile = profile_model(
+            "new", model, [Example("sum", "x"), Example("poem", "x")], router, scorer=scorer, **given
+        )
+    assert len(asked) == 2
+    assert profile.mean_error == pytest.approx(1 - math.exp(-0.5))

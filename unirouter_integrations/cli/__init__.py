@@ -21,6 +21,9 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except UniRouterError as error:
             raise click.ClickException(str(error)) from error
+        except OSError as error:
+            msg = f"{type(error).__name__}: {error}"
+            raise click.ClickException(msg) from error
 
 
 @click.group(

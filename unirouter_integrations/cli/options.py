@@ -18,5 +18,5 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 def print_json(value: Any) -> None:
-    """Print a value for programs to read; numbers that JSON does not know are null."""
+    """Print a value for programs to read."""
     click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))

@@ -22,6 +22,7 @@ from unirouter_integrations.errors import InvalidInputError, MissingDependencyEr
 from unirouter_integrations.profiling import Price
 
 _PRICES = (2, 3)
+_URLS = ("http://", "https://")
 
 
 @click.command()
@@ -83,11 +84,17 @@ def profile(
     from unirouter_integrations import UniRouter, profiling
 
     loaded = UniRouter.load(router, embedder=embedder)
-    name = name or model.rpartition("#")[2].rpartition(":")[2]
+    is_url = model.startswith(_URLS)
+    name = name or (model.rpartition("#")[2] if is_url else model.partition(":")[2] or model)
+    if is_url and price is None:
+        msg = "A model behind a URL needs --price IN,OUT in USD per million tokens, or 0,0 if it is free."
+        raise InvalidInputError(msg)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)  # now: after the run it would be too late to find out that it cannot
     chat_model = _model(model)
     common: dict[str, Any] = {
         "scorer": _object(scorer) if ":" in scorer else scorer,
-        "price": None if price is None else _price(price),
+        "price": _price(price) if price is not None else None if _is_object(model) else profiling.price_of(model),
         "journal": journal,
         "n": n,
     }
@@ -127,7 +134,7 @@ def profile(
 
 def _model(named: str) -> Any:
     """A chat model from the command line."""
-    if named.startswith(("http://", "https://")):
+    if named.startswith(_URLS):
         url, _, model = named.partition("#")
         if not model:
             msg = f"{named!r} names no model; put it behind #: http://localhost:8000/v1#qwen."
@@ -139,8 +146,7 @@ def _model(named: str) -> Any:
             raise MissingDependencyError(msg) from error
         key = os.environ.get("OPENAI_API_KEY", "none")
         return ChatOpenAI(model=model, base_url=url, api_key=lambda: key, max_retries=0)
-    module = named.partition(":")[0]
-    if "." in module or Path(f"{module}.py").exists() or ":" not in named:
+    if _is_object(named):
         return _object(named)
     try:
         from langchain.chat_models import init_chat_model
@@ -149,8 +155,15 @@ def _model(named: str) -> Any:
         raise MissingDependencyError(msg) from error
     try:
         return init_chat_model(named, max_retries=0)  # the run retries, and counts, by itself
-    except (ImportError, ValueError) as error:
-        raise InvalidInputError(str(error)) from error
+    except Exception as error:  # whatever a provider's package raises, such as that there is no key
+        msg = f"{named!r} cannot be made. {type(error).__name__}: {error}"
+        raise InvalidInputError(msg) from error
+
+
+def _is_object(named: str) -> bool:
+    """Whether a model is named as module:attribute rather than as provider:model."""
+    module = named.partition(":")[0]
+    return ":" in named and ("." in module or Path(f"{module}.py").exists() or Path(module, "__init__.py").exists())
 
 
 def _object(named: str) -> Any:
@@ -163,9 +176,6 @@ def _object(named: str) -> Any:
         raise InvalidInputError(msg) from error
     finally:
         sys.path.pop(0)
-    if ":" not in named:
-        msg = f"{named!r} should be provider:model (openai:gpt-5-mini), module:attribute (models:llm), or a URL."
-        raise InvalidInputError(msg)
     return found
 
 

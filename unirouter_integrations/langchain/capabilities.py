@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import BaseMessage
-from langchain_core.runnables import RunnableBinding
+from langchain_core.runnables.base import RunnableBindingBase
 
 from unirouter_integrations.errors import NoModelError
 
@@ -60,7 +60,9 @@ def why_not(model: object, needs: Needs) -> str | None:
     profile = _profile_of(bare)
     for capability in sorted(needs.capabilities):
         if capability in _BOTH_WAYS:
-            if not _takes_tools(bare, profile) and not (capability == "structured_output" and profile.get(capability)):
+            if not _takes_tools(model, bare, profile) and not (
+                capability == "structured_output" and profile.get(capability)
+            ):
                 return "it takes no tools" if capability == "tool_calling" else "it has no structured output"
         elif profile.get(capability) is False:
             return f"it takes no {capability.removesuffix('_inputs')} inputs"
@@ -111,13 +113,15 @@ def _profile_of(bare: object) -> Mapping[str, Any]:
     return getattr(bare, "profile", None) or {}
 
 
-def _takes_tools(model: object, profile: Mapping[str, Any]) -> bool:
+def _takes_tools(model: object, bare: object, profile: Mapping[str, Any]) -> bool:
+    if not hasattr(model, "bind_tools"):  # with_retry() and its like have none
+        return False
     if (said := profile.get("tool_calling")) is not None:
         return bool(said)
-    return not isinstance(model, BaseChatModel) or type(model).bind_tools is not BaseChatModel.bind_tools
+    return not isinstance(bare, BaseChatModel) or type(bare).bind_tools is not BaseChatModel.bind_tools
 
 
 def _bare(model: object) -> object:
-    while isinstance(model, RunnableBinding):
+    while isinstance(model, RunnableBindingBase):
         model = model.bound
     return model

@@ -5,6 +5,7 @@ tokens twice, stream them twice and lose bound tools; delegating, every call is 
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -17,14 +18,14 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableLambda
-from langchain_core.runnables.config import ensure_config, get_config_list, merge_configs
+from langchain_core.runnables.config import ensure_config, get_config_list, merge_configs, var_child_runnable_config
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, model_validator
 from typing_extensions import override
 
 from unirouter_integrations.checks import check_cost_weight, check_profiles
 from unirouter_integrations.decision import Pool, RoutingDecision
 from unirouter_integrations.embedding import Vectors
-from unirouter_integrations.errors import InvalidInputError, UnknownModelError
+from unirouter_integrations.errors import InvalidInputError, NoModelError, UnknownModelError
 from unirouter_integrations.fallback import Cooldowns, next_best, within, without_embedding
 from unirouter_integrations.langchain.capabilities import able, joint_profile, needs_of, why_not
 from unirouter_integrations.langchain.messages import JudgedBy, is_refusal, is_under_way, judged_text, last_model
@@ -39,6 +40,12 @@ from unirouter_integrations.router import UniRouter
 M = TypeVar("M", bound=AIMessage)
 
 _PASSED = 0.5
+_NO_PRICE = (
+    'sticky="cache" needs the price of {!r}: '
+    "models=ModelRegistry(models, prices={{name: Price(input, output, cached_input=...)}})."
+)
+_CHECKS = ("confidence", "probability")
+_log = logging.getLogger("unirouter_integrations")
 _SETTINGS_OF_MODELS = ("cache", "rate_limiter", "disable_streaming", "custom_get_token_ids")
 
 
@@ -73,6 +80,9 @@ class _Terms(NamedTuple):
 
 
 def _as_check(escalate: object) -> Scorer | None:
+    if isinstance(escalate, str) and escalate not in _CHECKS:
+        msg = f"The scorer {escalate!r} needs a reference, which a call has not; escalate by {' or '.join(_CHECKS)}."
+        raise InvalidInputError(msg)
     return None if escalate is None else as_scorer(escalate)
 
 
@@ -118,8 +128,9 @@ class ChatUniRouter(BaseChatModel):
         fallback: Whether, after an error that another model could survive (rate limit, timeout, lost connection, server
             error, context overflow), the next best model of the same decision takes the call; of a stream only before
             its first chunk. `"refusals"`: after a refusal as well. The decision then names the model that answered, and
-            those that failed among the excluded ones. Other errors, those of a model that was forced or holds a loop of
-            tool calls, and the last one's, are raised as they come.
+            those that failed among the excluded ones. Other errors, those of a model that was forced or that a loop of
+            tool calls or a `"thread"` stays with, and the last one's, are raised as they come. A thread moves on when
+            its model rests.
         cooldown: For how many seconds a model rests that failed three times in a row, unless its provider says for how
             long. Then one call tries it.
         default: The name of the model that answers where the prompt cannot be embedded; None to raise the error.
@@ -127,7 +138,8 @@ class ChatUniRouter(BaseChatModel):
         escalate: A scorer that checks answers, see `as_scorer`; the prompt is all it can compare them with. One that
             scores below 0.5 sends the call on to the next model that is expected to err less; both are paid. For
             instance `judge(model)`, `"confidence"`, `"probability"`, or a function of (answer, example). Streams, calls
-            of tools and filled-in forms are not checked.
+            of tools and filled-in forms are not checked. A graph that streams what its models say has streamed a
+            rejected answer by then. If the better model fails, the answer stands.
 
     Raises:
         ValidationError: From the constructor (pydantic's, a `ValueError`), if a model has no profile or is no chat
@@ -201,6 +213,11 @@ class ChatUniRouter(BaseChatModel):
         if price is not None and not isinstance(self.models, ModelRegistry):
             msg = f"A dict of models has no place for the price of {name!r}; give models=ModelRegistry(...)."
             raise InvalidInputError(msg)
+        if price is not None and not isinstance(price, Price):
+            msg = f"The price of {name!r} should be a Price(input, output), not {type(price).__name__}."
+            raise InvalidInputError(msg)
+        if self.sticky == "cache" and price is None and _price_of(name, self.models, {name: profile}) is None:
+            raise InvalidInputError(_NO_PRICE.format(name))
         self.router.register(profile)  # first: it takes part only once its model is there as well
         if isinstance(self.models, ModelRegistry):
             self.models.register(name, made, price=price)
@@ -228,12 +245,15 @@ class ChatUniRouter(BaseChatModel):
     ) -> AIMessage:
         given = ensure_config(config)
         (routed,), kwargs = self._route([input], [given], kwargs)
+        doubted: AIMessage | None = None
         while True:
             try:
                 model, item, traced = self._call(routed, given)
                 answer = self._noted(model.invoke(item, traced, **_with(stop, kwargs)), routed)
             except Exception as error:
                 following = self._after_failure(error, routed)
+                if following is None and doubted is not None:
+                    return doubted
                 if following is None:
                     raise
             else:
@@ -242,6 +262,7 @@ class ChatUniRouter(BaseChatModel):
                     following = self._after_check(routed, run_in_background(self._passes(answer, routed)))
                 if following is None:
                     return answer
+                doubted = answer
             routed = following
 
     @override
@@ -255,12 +276,15 @@ class ChatUniRouter(BaseChatModel):
     ) -> AIMessage:
         given = ensure_config(config)
         (routed,), kwargs = await self._aroute([input], [given], kwargs)
+        doubted: AIMessage | None = None
         while True:
             try:
                 model, item, traced = self._call(routed, given)
                 answer = self._noted(await model.ainvoke(item, traced, **_with(stop, kwargs)), routed)
             except Exception as error:
                 following = self._after_failure(error, routed)
+                if following is None and doubted is not None:
+                    return doubted
                 if following is None:
                     raise
             else:
@@ -269,6 +293,7 @@ class ChatUniRouter(BaseChatModel):
                     following = self._after_check(routed, await self._passes(answer, routed))
                 if following is None:
                     return answer
+                doubted = answer
             routed = following
 
     @override
@@ -336,7 +361,7 @@ class ChatUniRouter(BaseChatModel):
             return super().stream_events(input, config, **kwargs)
         given = ensure_config(config)
         (routed,), kwargs = self._route([input], [given], kwargs)
-        model, item, traced = self._call(routed, given)
+        model, item, traced = self._prepared_call(routed, given)
         return model.stream_events(item, traced, **kwargs)
 
     @override
@@ -348,7 +373,7 @@ class ChatUniRouter(BaseChatModel):
         async def chosen() -> Any:
             given = ensure_config(config)
             (routed,), left = await self._aroute([input], [given], kwargs)
-            model, item, traced = self._call(routed, given)
+            model, item, traced = self._prepared_call(routed, given)
             return await model.astream_events(item, traced, **left)
 
         return chosen()
@@ -452,6 +477,8 @@ class ChatUniRouter(BaseChatModel):
 
     def decide(self) -> Runnable[LanguageModelInput, RoutingDecision]:
         """A Runnable that only decides: the same decisions, and no model is called. For branches and graphs.
+
+        Into the state of a graph put `decision.as_dict()`, which is plain JSON.
 
         Example:
             ```python
@@ -580,6 +607,9 @@ class ChatUniRouter(BaseChatModel):
         needs = needs_of(messages, asked_for)
         weight = configurable.get("unirouter_cost_weight", self.cost_weight)
         among = configurable.get("unirouter_among")
+        if isinstance(among, str):
+            msg = f"unirouter_among should be a list of names, but is {among!r}."
+            raise InvalidInputError(msg)
         forced = forced or configurable.get("unirouter_model")
         names = [forced] if forced is not None else list(models if among is None else among)
         unknown = [name for name in names if name not in models]
@@ -587,9 +617,11 @@ class ChatUniRouter(BaseChatModel):
             msg = f"There is no model {unknown[0]!r}; the models are {', '.join(map(repr, models))}."
             raise UnknownModelError(msg)
         surcharges: dict[str, float] = {}
-        if forced is None and (self.sticky == "thread" or is_under_way(messages)):
+        under_way = is_under_way(messages)
+        if forced is None and (self.sticky == "thread" or under_way):
             before = last_model(messages)
-            if before is not None and before in names and why_not(models[before], needs) is None:
+            rests = not under_way and before is not None and self._cooldowns.resting([before])
+            if not rests and before is not None and before in names and why_not(models[before], needs) is None:
                 names = [before]
         elif forced is None and self.sticky == "cache":
             surcharges = history_costs(messages, self._prices(names))
@@ -602,20 +634,13 @@ class ChatUniRouter(BaseChatModel):
 
     def _prices(self, names: Iterable[str]) -> dict[str, Price]:
         """The prices of these models, from the registry or from what `profile_model` has noted."""
-        profiles, prices = self.router.profiles, {}
+        prices = {}
         for name in names:
-            price = self.models.price(name) if isinstance(self.models, ModelRegistry) else None
-            if price is None and name in profiles and (noted := profiles[name].metadata.get("price")):
-                price = Price(**noted)
-            if price is None and not (name in self.models and name in self.router.profiles):
-                continue  # it has been removed meanwhile
-            if price is None:
-                msg = (
-                    f'sticky="cache" needs the price of {name!r}: '
-                    "models=ModelRegistry(models, prices={name: Price(input, output, cached_input=...)})."
-                )
-                raise InvalidInputError(msg)
-            prices[name] = price
+            price = _price_of(name, self.models, self.router.profiles)
+            if price is not None:
+                prices[name] = price
+            elif name in self.models and name in self.router.profiles:  # otherwise it has been removed meanwhile
+                raise InvalidInputError(_NO_PRICE.format(name))
         return prices
 
     def _decided(self, vectors: Vectors, terms: Sequence[_Terms], pool: Pool) -> list[RoutingDecision]:
@@ -626,6 +651,8 @@ class ChatUniRouter(BaseChatModel):
         decisions: dict[int, RoutingDecision] = {}
         for one, members in rows.items():
             among = pool.registered(one.among)
+            if not among.given:
+                raise pool.unknown(one.among)
             if one.surcharges:
                 among = among.surcharged(dict(one.surcharges))
             found = self.router.route_many(vectors=vectors[members], cost_weight=one.cost_weight, among=among)
@@ -667,7 +694,15 @@ class ChatUniRouter(BaseChatModel):
     async def _passes(self, answer: AIMessage, routed: _Routed) -> bool:
         """Whether an answer passes the check; one that cannot be graded does."""
         messages = self._convert_input(routed.input).to_messages()
-        score = await self.escalate.grade(answer_of(answer), Example(judged_text(messages, self.judged_by)))
+        # LangGraph streams what models say inside a node; a judge's verdict is no part of the answer.
+        unseen = var_child_runnable_config.set(merge_configs(ensure_config(), RunnableConfig(tags=["nostream"])))
+        try:
+            score = await self.escalate.grade(answer_of(answer), Example(judged_text(messages, self.judged_by)))
+        except Exception as error:  # noqa: BLE001  # a check that fails must not cost an answer that is paid for
+            _log.warning("The check of an answer of %s raised %s.", routed.decision.model, type(error).__name__)
+            return True
+        finally:
+            var_child_runnable_config.reset(unseen)
         return score.value is None or score.value >= _PASSED
 
     def _after_check(self, routed: _Routed, passed: bool) -> _Routed | None:  # noqa: FBT001
@@ -695,16 +730,24 @@ class ChatUniRouter(BaseChatModel):
         return copy
 
     def _reference(self) -> BaseChatModel:
-        return cast("BaseChatModel", next(iter(self.models.values())))
+        for model in self.models.values():
+            return cast("BaseChatModel", model)
+        msg = "There is no model left to count tokens; register one."
+        raise NoModelError(msg)
 
     def _call(self, routed: _Routed, given: RunnableConfig) -> tuple[Model, Any, RunnableConfig]:
         """The chosen model, the input, and the caller's config with the constructor's and, for traces, the decision."""
+        self._cooldowns.begun(routed.decision.model)
+        return self._prepared_call(routed, given)
+
+    def _prepared_call(self, routed: _Routed, given: RunnableConfig) -> tuple[Model, Any, RunnableConfig]:
+        """`_call`, of a call whose end is not seen here."""
         name = routed.decision.model
-        self._cooldowns.begun(name)
         decision = {f"unirouter_{key}": value for key, value in routed.decision.as_dict().items()}
         config = RunnableConfig(
             **{
                 **given,
+                "configurable": _without_terms(given.get("configurable") or {}),
                 "tags": [*(self.tags or []), "unirouter", *(given.get("tags") or [])],
                 "metadata": {**(self.metadata or {}), **(given.get("metadata") or {}), **decision},
             }
@@ -731,6 +774,20 @@ class ChatUniRouter(BaseChatModel):
             raise InvalidInputError(msg)
         metadata = {"unirouter": routed.decision.as_dict(), **answer.response_metadata}
         return answer.model_copy(update={"response_metadata": metadata})
+
+
+def _price_of(name: str, models: Mapping[str, Any], profiles: Mapping[str, LLMProfile]) -> Price | None:
+    """The price of a model in a registry, or the one that `profile_model` has noted; None if neither is there."""
+    price = models.price(name) if isinstance(models, ModelRegistry) else None
+    noted = profiles[name].metadata.get("price") if name in profiles else None
+    if price is None and isinstance(noted, dict) and {"input", "output"} <= noted.keys() <= set(Price.__match_args__):
+        price = Price(**noted)
+    return price
+
+
+def _without_terms(configurable: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the terms of this call, which would hold for a router inside this one, too."""
+    return {key: value for key, value in configurable.items() if key not in {"unirouter_model", "unirouter_among"}}
 
 
 def _not_yet_in(given: Callbacks, own: Callbacks) -> Callbacks:

@@ -96,7 +96,8 @@ class UniRouterFeedback(BaseCallbackHandler):
             for run in {run_id, call.root} if call else ():
                 known = self._decisions.get(run, [])
                 if call and call.decision not in known:  # the calls of one loop of tools share a decision
-                    self._remember(self._decisions, run, [*known, call.decision])
+                    kept = [each for each in known if not _replaces(call.decision, each)]
+                    self._remember(self._decisions, run, [*kept, call.decision])
 
     def _root(self, run: UUID, parent: UUID | None) -> UUID:
         return run if parent is None else self._roots.get(parent, parent)
@@ -106,3 +107,10 @@ class UniRouterFeedback(BaseCallbackHandler):
         runs.move_to_end(run)
         while len(runs) > self._most:
             runs.popitem(last=False)
+
+
+def _replaces(decision: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether the model of a decision answered in place of another one's, whose answer was refused or did not pass."""
+    same = ("cluster", "familiarity", "cost_weight")
+    replaced = other.get("model") in (decision.get("excluded") or {})
+    return replaced and all(decision.get(key) == other.get(key) for key in same)

@@ -161,7 +161,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         handler: Callable[[ModelRequest[ContextT]], ModelResponse[ResponseT]],
     ) -> ModelResponse[ResponseT] | ExtendedModelResponse[ResponseT]:
         """Have the model of the decision answer, after deciding if there is none that holds."""
-        models = self._able(request.messages, request.tools)
+        models = self._able(request.messages, request.tools, request.response_format)
         standing = self._standing_for(request, models.names)
         if (route := standing) is None:
             text, terms = last_human_text(request.messages), self._terms(request.runtime, models)
@@ -177,7 +177,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         handler: Callable[[ModelRequest[ContextT]], Awaitable[ModelResponse[ResponseT]]],
     ) -> ModelResponse[ResponseT] | ExtendedModelResponse[ResponseT]:
         """Have the model of the decision answer, after deciding if there is none that holds."""
-        models = self._able(request.messages, request.tools)
+        models = self._able(request.messages, request.tools, request.response_format)
         standing = self._standing_for(request, models.names)
         if (route := standing) is None:
             text, terms = last_human_text(request.messages), self._terms(request.runtime, models)
@@ -186,10 +186,12 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
             response = await handler(self._routed(request, route, models.by_name))
         return response if standing else ExtendedModelResponse(response, Command(update={_ROUTE: route}))
 
-    def _able(self, messages: Sequence[BaseMessage], tools: Sequence[Any] = ()) -> "_Able":
-        """The models that can take a call; before a run, nothing is known of its tools."""
+    def _able(self, messages: Sequence[BaseMessage], tools: Sequence[Any] = (), form: object = None) -> "_Able":
+        """The models that can take a call; before a run, nothing is known of its tools and its response format."""
+        asked_for = {"tool_calling"} if tools else set()
+        asked_for |= {"structured_output"} if form is not None else set()
         by_name = {name: self._chat_model(name, model) for name, model in snapshot(self.models).items()}
-        return _Able(by_name, *able(by_name, needs_of(messages, {"tool_calling"} if tools else ())))
+        return _Able(by_name, *able(by_name, needs_of(messages, asked_for)))
 
     def _goes_on(self, state: AgentState[Any], names: Collection[str]) -> bool:
         """Whether a run belongs to the decision in the state."""

@@ -29,7 +29,7 @@ def history_costs(messages: Sequence[BaseMessage], prices: Mapping[str, Price]) 
     warm, tokens = model_of(last), _tokens(last) or needs_of(messages, ()).tokens
     kept = 1.0
     if len(answers) > 1 and model_of(answers[-2]) == warm and (could := _tokens(answers[-2])):
-        kept = min(_cached(last) / could, 1.0)
+        kept = min(max(_cached(last) / could, 0.0), 1.0)
     return {
         name: _CALLS * price.cost(Usage(tokens, 0, round(tokens * kept) if name == warm else 0))
         for name, price in prices.items()
@@ -37,7 +37,8 @@ def history_costs(messages: Sequence[BaseMessage], prices: Mapping[str, Price]) 
 
 
 def _tokens(answer: AIMessage) -> int:
-    return answer.usage_metadata["total_tokens"] if answer.usage_metadata else 0
+    usage = answer.usage_metadata
+    return usage.get("total_tokens", 0) if usage else 0  # it may be filled in part, or by hand
 
 
 def _cached(answer: AIMessage) -> int:

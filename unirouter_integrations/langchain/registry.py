@@ -57,22 +57,22 @@ class ModelRegistry(MutableMapping[str, Model]):
             self.register(name, model, price=prices.get(name))
 
     def register(self, name: str, model: Model | str, *, price: Price | None = None) -> None:
-        """Put a model in, or replace the one of that name and its price.
+        """Put a model in, or replace the one of that name.
 
         Args:
             name: Its name.
             model: The chat model, or its name for `init_chat_model`.
-            price: Its price; None if it is not known.
+            price: Its price; None to keep that of the model of this name, if it is known.
 
         Raises:
             InvalidInputError: If it is not a chat model, or the price not a `Price`.
         """
-        entry = _Entry(checked_model(name, model), price)
+        made = checked_model(name, model)
         if price is not None and not isinstance(price, Price):
             msg = f"The price of {name!r} should be a Price(input, output), not {type(price).__name__}."
             raise InvalidInputError(msg)
         with _changing:
-            self._entries = {**self._entries, name: entry}
+            self._entries = {**self._entries, name: _Entry(made, self.price(name) if price is None else price)}
 
     def snapshot(self) -> dict[str, Model]:
         """The models as they are at this moment."""
@@ -89,7 +89,7 @@ class ModelRegistry(MutableMapping[str, Model]):
 
     @override
     def __setitem__(self, name: str, model: Model | str) -> None:
-        self.register(name, model, price=self.price(name))
+        self.register(name, model)
 
     @override
     def __delitem__(self, name: str) -> None:

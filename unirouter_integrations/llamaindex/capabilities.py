@@ -8,7 +8,7 @@ from llama_index.core.llms.function_calling import FunctionCallingLLM
 from unirouter_integrations.errors import NoModelError
 from unirouter_integrations.llamaindex.calls import Call
 
-_NO_MODELS = (
+NO_MODELS = (
     "There is no model to choose from. Register one; or, if this UniRouterLLM comes from a pickle, which leaves its "
     "models out because they hold keys, put them back: llm.models.update(...)."
 )
@@ -34,7 +34,7 @@ def able(models: Mapping[str, LLM], call: Call) -> tuple[list[str], dict[str, st
     """
     tool_less = [name for name, model in models.items() if call.with_tools and not takes_tools(model)]
     if len(tool_less) == len(models):
-        raise NoModelError(_NO_TOOLS.format([*models]) if models else _NO_MODELS)
+        raise NoModelError(_NO_TOOLS.format([*models]) if models else NO_MODELS)
     reasons = dict.fromkeys(tool_less, "it takes no tools")
     windows = {name: model.metadata.context_window for name, model in models.items() if name not in reasons}
     longest = max(windows.values())

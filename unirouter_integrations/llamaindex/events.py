@@ -20,6 +20,7 @@ class UniRouteDecisionEvent(BaseEvent):
         expected_cost: Its expected cost, in the unit of the profiles' costs.
         score: `expected_error + cost_weight * expected_cost`; the least one wins.
         cluster: The index of the cluster the question belongs to most.
+        clusters: The fingerprint of the clusters.
         cost_weight: The trade-off lambda.
         familiarity: From 1, a question like those the router was fitted on, to 0, one unlike all of them.
         excluded: The models that could not take the call at all, each with the reason.
@@ -31,6 +32,7 @@ class UniRouteDecisionEvent(BaseEvent):
     expected_cost: float
     score: float
     cluster: int
+    clusters: str
     cost_weight: float
     familiarity: float
     excluded: dict[str, str] = Field(default_factory=dict)

@@ -404,7 +404,7 @@ class UniRouterLLM(FunctionCallingLLM):
         return [("models", [*self._models]), ("router", self._router), ("cost_weight", self.cost_weight)]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        settings = ("cost_weight", "fallback", "cooldown", "embedding_timeout")
+        settings = ("cost_weight", "fallback", "cooldown", "default", "embedding_timeout")
         return _without_models, (self._router, {name: getattr(self, name) for name in settings})
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> "UniRouterLLM":
@@ -412,70 +412,74 @@ class UniRouterLLM(FunctionCallingLLM):
 
     def _ask(self, call: Call, ask: Callable[[_Chosen], T]) -> T:
         """What the chosen model gives, or the next best one if it fails."""
-        chosen = self._choose(call)
-        while True:
-            try:
-                answer = ask(chosen)
-            except Exception as error:
-                following = self._after_failure(error, chosen)
-                if following is None:
-                    raise
-                chosen = following
-            else:
-                self._cooldowns.succeeded(chosen.decision.model)
-                return answer
+        chosen, answer = self._open(self._choose(call), ask)
+        self._cooldowns.succeeded(chosen.decision.model)
+        return answer
 
     async def _aask(self, call: Call, ask: Callable[[_Chosen], Awaitable[T]]) -> T:
         """`_ask`, awaited."""
-        chosen = await self._achoose(call)
-        while True:
-            try:
-                answer = await ask(chosen)
-            except Exception as error:
-                following = self._after_failure(error, chosen)
-                if following is None:
-                    raise
-                chosen = following
-            else:
-                self._cooldowns.succeeded(chosen.decision.model)
-                return answer
+        chosen, answer = await self._aopen(await self._achoose(call), ask)
+        self._cooldowns.succeeded(chosen.decision.model)
+        return answer
 
     def _ask_stream(self, call: Call, ask: Callable[[_Chosen], Generator[T, None, None]]) -> Generator[T, None, None]:
         """The chosen model's stream, or the next best one's if it fails before its first part."""
-        chosen, parts = self._ask(call, lambda chosen: (chosen, ask(chosen)))
+        chosen, parts = self._open(self._choose(call), ask)
 
         def going_on() -> Generator[T, None, None]:
             asked, answers, begun = chosen, parts, False
             while True:
                 try:
                     for part in answers:
+                        if not begun:
+                            self._cooldowns.succeeded(asked.decision.model)
                         begun = True
                         yield part
                 except Exception as error:
                     following = None if begun else self._after_failure(error, asked)
                     if following is None:
                         raise
-                    asked, answers = following, ask(following)
+                    asked, answers = self._open(following, ask)
                 else:
                     return
 
         return going_on()
 
+    def _open(self, chosen: _Chosen, ask: Callable[[_Chosen], T]) -> tuple[_Chosen, T]:
+        """What the chosen model gives, or the next best one if it fails, and which one it was."""
+        while True:
+            try:
+                return chosen, ask(chosen)
+            except Exception as error:
+                following = self._after_failure(error, chosen)
+                if following is None:
+                    raise
+                chosen = following
+
+    async def _aopen(self, chosen: _Chosen, ask: Callable[[_Chosen], Awaitable[T]]) -> tuple[_Chosen, T]:
+        """`_open`, awaited."""
+        while True:
+            try:
+                return chosen, await ask(chosen)
+            except Exception as error:
+                following = self._after_failure(error, chosen)
+                if following is None:
+                    raise
+                chosen = following
+
     async def _aask_stream(
         self, call: Call, ask: Callable[[_Chosen], Awaitable[AsyncGenerator[T, None]]]
     ) -> AsyncGenerator[T, None]:
         """`_ask_stream`, awaited; closed early, it closes the model's stream at once."""
-
-        async def begin(chosen: _Chosen) -> tuple[_Chosen, AsyncGenerator[T, None]]:
-            return chosen, await ask(chosen)
-
-        chosen, parts = await self._aask(call, begin)
+        chosen, parts = await self._aopen(await self._achoose(call), ask)
 
         async def going_on() -> AsyncGenerator[T, None]:
             asked, answers, begun = chosen, parts, False
             while True:
                 try:
                     async for part in answers:
+                        if not begun:
+                            self._cooldowns.succeeded(asked.decision.model)
                         begun = True
                         yield part
                 except Exception as error:
@@ -486,7 +490,7 @@ class UniRouterLLM(FunctionCallingLLM):
                     return
                 finally:
                     await answers.aclose()
-                asked, answers = following, await ask(following)
+                asked, answers = await self._aopen(following, ask)
 
         return going_on()
 

@@ -20,7 +20,9 @@ from typing_extensions import override
 
 from unirouter_integrations.checks import check_cost_weight
 from unirouter_integrations.decision import RoutingDecision
+from unirouter_integrations.errors import NoModelError
 from unirouter_integrations.fallback import Cooldowns, next_best
+from unirouter_integrations.llamaindex.capabilities import NO_MODELS
 from unirouter_integrations.llamaindex.events import announce
 from unirouter_integrations.llamaindex.models import check_models, register, unregister
 from unirouter_integrations.llamaindex.queries import QueryVectors
@@ -198,6 +200,8 @@ class UniRouterQueryEngine(BaseQueryEngine):
 
     def _decided(self, models: dict[str, LLM], vector: Any) -> RoutingDecision:
         pool = self.router.registered(models)
+        if not pool.given:
+            raise NoModelError(NO_MODELS)
         resting = self._cooldowns.resting(pool.names)
         if resting and len(resting) < len(pool.names):  # if all rest, one of them has to be tried
             pool = pool.among([name for name in pool.names if name not in resting])

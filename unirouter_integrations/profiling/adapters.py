@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from operator import index
 from typing import Any
 
 from unirouter_integrations.errors import InvalidInputError
@@ -33,6 +34,8 @@ _WRITTEN = ("completion_tokens", "output_tokens", "candidates_token_count", "out
 _DETAILS = ("prompt_tokens_details", "input_tokens_details")
 # Anthropic reports these beside `input_tokens`, not in it.
 _BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
+
+_ENDPOINTS = ("base_url", "openai_api_base", "api_base", "azure_endpoint", "endpoint_url")
 
 _counted: ContextVar[list[Any] | None] = ContextVar("unirouter_counted", default=None)
 
@@ -96,8 +99,10 @@ def model_name(model: object) -> str:
 
 
 def is_same_model(first: object, second: object) -> bool:
-    """Whether two models are one, or two objects for one model of a provider."""
+    """Whether two models are one, or two objects for one model of a provider, or the second is a chain with it."""
     one, other = _bare(first), _bare(second)
+    if steps := getattr(other, "steps", None):
+        return any(is_same_model(one, step) for step in steps)
     return one is other or (type(one) is type(other) and _identifier(one) == _identifier(other) is not None)
 
 
@@ -119,6 +124,8 @@ def plain(x: Any) -> Any:
         fields = {name: getattr(x, name, None) for name in getattr(type(x), "model_fields", ())}
     if fields:
         kept = {name: value for name, value in fields.items() if name not in _NOT_OF_THE_ANSWER}
+        # Two servers may have models of the same name.
+        kept |= {name: str(getattr(x, name)) for name in _ENDPOINTS if getattr(x, name, None) is not None}
         return [type(x).__qualname__, plain(kept)]
     function = getattr(x, "func", x)
     return [type(x).__qualname__, getattr(function, "__qualname__", None)]
@@ -203,14 +210,37 @@ async def _ask_function(function: Any, prompt: str) -> Answer:
 
 
 def in_thread(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-    """The function, awaitable. The threads are our own: an event loop has too few for many calls at once."""
+    """The function, awaitable; each call has a thread of its own.
+
+    An event loop has too few for many calls at once, and would wait at its end for one that never returns.
+    """
     import asyncio
+    import threading
     from contextvars import copy_context
 
-    def call(*arguments: Any) -> Awaitable[Any]:
-        return asyncio.get_running_loop().run_in_executor(
-            threads(os.getpid()), copy_context().run, function, *arguments
-        )
+    async def call(*arguments: Any) -> Any:
+        loop, context = asyncio.get_running_loop(), copy_context()
+        done = loop.create_future()
+
+        def settle(result: Any, error: BaseException | None) -> None:
+            if not done.done():
+                done.set_result(result) if error is None else done.set_exception(error)
+
+        def work() -> None:
+            result: Any = None
+            error: BaseException | None = None
+            try:
+                result = context.run(function, *arguments)
+            except StopIteration as stopped:  # which no future can hold
+                error = RuntimeError("It raised StopIteration.")
+                error.__cause__ = stopped
+            except BaseException as raised:  # noqa: BLE001  # it is raised where the call is awaited
+                error = raised
+            with suppress(RuntimeError):  # nobody waits any more, not even the loop
+                loop.call_soon_threadsafe(settle, result, error)
+
+        threading.Thread(target=work, name="unirouter-profiling", daemon=True).start()
+        return await done
 
     return call
 
@@ -226,7 +256,9 @@ def threads(pid: int) -> Any:  # noqa: ARG001  # a forked process has none of it
 def answer_of(output: Any) -> Answer:
     """What a Runnable or a callable gave, as an answer. What a parser has made of the text is JSON."""
     if isinstance(output, Answer):
-        return output
+        if output.usage is None or all(type(tokens) is int for tokens in output.usage):
+            return output
+        return replace(output, usage=Usage(*map(index, output.usage)))
     if isinstance(output, str):
         return Answer(output)
     if hasattr(output, "usage_metadata") and isinstance(getattr(output, "text", None), str):

@@ -90,7 +90,7 @@ def estimate(
             found: dict[Keys, Entry] = {} if stored is None else read(stored, list(some))
             for keys, example in some.items():
                 entry = found.get(keys)
-                judgements += subject.scorer.model is not None and (entry is None or entry.grade is None)
+                judgements += subject.scorer.asks and (entry is None or entry.grade is None)
                 if keys.answer in seen:
                     continue
                 seen.add(keys.answer)

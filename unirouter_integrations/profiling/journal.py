@@ -38,12 +38,12 @@ _SCHEMA = (
     f"PRAGMA application_id = {_APPLICATION}",
     f"PRAGMA user_version = {_VERSION}",
     """CREATE TABLE answers (key BLOB PRIMARY KEY, text TEXT, tool_calls TEXT, input_tokens INTEGER,
-    output_tokens INTEGER, cached_tokens INTEGER, seconds REAL NOT NULL) WITHOUT ROWID""",
+    output_tokens INTEGER, cached_tokens INTEGER, seconds REAL NOT NULL, logprob REAL) WITHOUT ROWID""",
     "CREATE TABLE grades (key BLOB PRIMARY KEY, value REAL, cost REAL NOT NULL) WITHOUT ROWID",
     "CREATE TABLE claims (key BLOB PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE owners (owner TEXT PRIMARY KEY, seen REAL NOT NULL) WITHOUT ROWID",
 )
-_ANSWER = (str | None, str | None, int | None, int | None, int | None, float)
+_ANSWER = (str | None, str | None, int | None, int | None, int | None, float, float | None)
 _GRADE = (float | int | None, float | int)
 
 
@@ -155,12 +155,13 @@ class Journal:
                 text = answer.text.encode("utf-8", "replace").decode()  # SQLite takes no lone surrogates
                 said = (text, json.dumps([plain(call) for call in answer.tool_calls]))
                 connection.execute(
-                    "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         keys.answer,
                         *(said if self.store_answers else (None, None)),
                         *(answer.usage or (None, None, None)),
                         answer.seconds,
+                        answer.logprob,
                     ),
                 )
                 self._release(connection, keys.answer)
@@ -296,10 +297,10 @@ def read(connection: sqlite3.Connection, keys: Sequence[Keys]) -> dict[Keys, Ent
     found = {}
     for key in keys:
         if key.answer in answers:
-            text, calls, read_, written, cached, seconds = _checked(answers[key.answer], _ANSWER)
+            text, calls, read_, written, cached, seconds, logprob = _checked(answers[key.answer], _ANSWER)
             usage = None if read_ is None else Usage(read_, written or 0, cached or 0)
             (called,) = _checked([json.loads(calls or "[]")], [list])
-            answer = Answer(text or "", usage, tuple(called), seconds)
+            answer = Answer(text or "", usage, tuple(called), seconds, logprob)
             grade = Grade(*_checked(grades[key.grade], _GRADE)) if key.grade in grades else None
             found[key] = Entry(answer, text is not None, grade)
     return found

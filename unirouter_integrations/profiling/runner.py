@@ -401,13 +401,13 @@ class _Run:
                 return _Outcome(failed=True, loss=1.0 if self._on_failure == "wrong" else math.nan)
             if self._journal.store_answers:
                 await self._journal.store(keys, answer)
-            bill.spent = self._subject.cost(answer)
+            bill.spent, bill.answered = self._subject.cost(answer), True
             return await self._grade(example, keys, answer, bill, is_stored=self._journal.store_answers)
 
     async def _look_up(self, example: Example, keys: Keys, entry: Entry) -> _Outcome:
         """Grade an answer that is in the journal, unless that is there too and was paid for."""
         scorer = self._subject.scorer
-        if entry.grade is not None and (scorer.model is not None or not entry.has_text):
+        if entry.grade is not None and (scorer.asks or not entry.has_text):
             return self._graded(entry.answer, entry.grade)
         if not entry.has_text:
             msg = (
@@ -415,7 +415,7 @@ class _Run:
                 f"{scorer.name!r} cannot grade them. Use the scorer they were graded with, or another journal."
             )
             raise InvalidInputError(msg)
-        if scorer.model is None:
+        if not scorer.asks:
             return await self._grade(example, keys, entry.answer, _Bill(), is_stored=True)
         async with self._gate.call(0) as bill:
             if bill is None:
@@ -424,7 +424,7 @@ class _Run:
 
     async def _grade(self, example: Example, keys: Keys, answer: Answer, bill: _Bill, *, is_stored: bool) -> _Outcome:
         scorer = self._subject.scorer
-        if scorer.model is None:
+        if not scorer.asks:
             score = await scorer.grade(answer, example)
         else:
             try:
@@ -442,7 +442,7 @@ class _Run:
         bill.spent += grade.cost
         if not is_stored:
             await self._journal.store(keys, answer, grade)
-        elif scorer.model is not None:
+        elif scorer.asks:
             await self._journal.store(keys, grade=grade)
         return self._graded(answer, grade)
 
@@ -557,9 +557,10 @@ class _Tally:
 
 @dataclass
 class _Bill:
-    """What a call has cost, in USD."""
+    """What a call has cost, in USD, and whether it was answered at all."""
 
     spent: float = 0.0
+    answered: bool = False
 
 
 class _ClosedError(Exception):
@@ -604,7 +605,7 @@ class _Gate:
             async with self._changed:
                 self._under_way -= 1
                 self.spent += bill.spent
-                if bill.spent:
+                if bill.answered:
                     self._dearest = max(self._dearest or 0.0, bill.spent)
                 self._changed.notify_all()
 
@@ -692,6 +693,14 @@ def _background_loop(pid: int) -> asyncio.AbstractEventLoop:
 def run_in_background(work: Coroutine[Any, Any, T]) -> T:
     """The result of some asynchronous work, done in another thread. Ctrl-C cancels it there and waits for its end."""
     loop = _background_loop(os.getpid())
+    with suppress(RuntimeError):
+        if asyncio.get_running_loop() is loop:
+            msg = (
+                "This was called synchronously from asynchronous work that itself was called synchronously, and would "
+                "wait for itself. Await it there: ainvoke in place of invoke, aprofile_model in place of profile_model."
+            )
+            work.close()
+            raise InvalidInputError(msg)
     begun: list[asyncio.Task[T]] = []
 
     async def settled() -> asyncio.Task[T]:

@@ -69,12 +69,17 @@ class Scorer:
         function: Gives what `grade` makes a `Score` of.
         model: The chat model that judges; None if none does.
         local: Whether grading is a computation on the answer and the reference alone, free and without a call.
+        asks: Whether grading calls a model, so that grades are worth keeping, and calls worth retrying.
     """
 
     name: str
     function: _Grade
     model: object = None
     local: bool = False
+    asks: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "asks", self.asks or self.model is not None)
 
     async def grade(self, answer: Answer, example: Example) -> Score:
         """The score of an answer.
@@ -353,7 +358,7 @@ def judge(model: object, *, rubric: str = RUBRIC, price: Price | None = None) ->
             return Score(None, cost, "The judge gave no score from 0 to 1.")
         return Score(value, cost, verdict.text.strip())
 
-    return Scorer(f"judge:{name}:{_digest(ask.settings, rubric, _JUDGE)}", function, model=model)
+    return Scorer(f"judge:{name}:{_digest(ask.settings, rubric, _JUDGE)}", function, model=model, asks=True)
 
 
 def from_evaluator(evaluator: Any, *, score_range: tuple[float, float] = (0.0, 1.0)) -> Scorer:
@@ -391,7 +396,7 @@ def from_evaluator(evaluator: Any, *, score_range: tuple[float, float] = (0.0, 1
             raise InvalidInputError(msg)
         return Score((result.score - lowest) / (highest - lowest), comment=result.feedback or "")
 
-    return Scorer(name, function)
+    return Scorer(name, function, model=getattr(evaluator, "_llm", None), asks=True)
 
 
 # --- what scorers read and give -----------------------------------------------------------------------------------
