@@ -23,10 +23,11 @@ from unirouter_integrations.embedding import (
     check_vectors,
     distinct_texts,
     unit,
+    unit_and_length,
     words,
 )
 from unirouter_integrations.errors import EmbeddingError, InvalidInputError, StorageError
-from unirouter_integrations.learned_map import Floats, LearnedMap
+from unirouter_integrations.learned_map import Floats, LearnedMap, softmax
 from unirouter_integrations.storage import State
 
 Assignment = Literal["hard", "soft"]
@@ -182,16 +183,21 @@ class PromptClusters:
             msg = "Give either prompts or vectors."
             raise InvalidInputError(msg)
         raw = self._checked(vectors) if prompts is None else self.embed(prompts)
-        points = unit(raw)
+        points, known = unit_and_length(raw)
         if self.gate is None:
             phi = np.zeros((len(points), len(self)))
             phi[np.arange(len(points)), _nearest(points, self.centroids, self._offsets)] = 1
             return Memberships(phi, np.ones(len(points)))
-        phi, familiarity = self.gate(points), self._familiarity(points)
-        if self.least_known > 0:
-            familiarity *= np.minimum(np.linalg.norm(raw, axis=1) / self.least_known, 1) ** 2
-        if np.minimum.reduce(familiarity, initial=1) == 1:
-            return Memberships(phi, familiarity)
+        factors, offsets = self._gate_and_centroids
+        both = points @ factors + offsets
+        size, (within, over) = len(self), self.reach
+        phi, nearest = softmax(both[:, :size]), np.maximum.reduce(both[:, size:], axis=1)
+        beyond = (1 - within) / 2  # on unit vectors |x - c|^2 = 1 - 2 (x.c - |c|^2 / 2)
+        least_known = self.least_known or _LEAST_SCALE
+        if np.minimum.reduce(nearest, initial=1) >= beyond and np.minimum.reduce(known, initial=1) >= least_known:
+            return Memberships(phi, np.ones(len(points)))
+        familiarity = np.exp(np.minimum(2 * (nearest - beyond), 0, dtype=np.float64) / over)
+        familiarity *= np.minimum(known / self.least_known, 1) ** 2 if self.least_known > 0 else known > 0
         familiar = familiarity[:, None]
         return Memberships(familiar * phi + (1 - familiar) * self.shares, familiarity)
 
@@ -278,12 +284,11 @@ class PromptClusters:
     def _checked(self, vectors: Any) -> Vectors:
         return check_vectors(vectors, dimension=self.dimension)
 
-    def _familiarity(self, points: Vectors) -> Floats:
-        # On unit vectors |x - c|^2 = 2 (1/2 - x.c + |c|^2 / 2).
-        within, over = self.reach
-        nearest = np.maximum.reduce(points @ self.centroids.T - self._offsets, axis=1)
-        fall = np.exp(np.minimum(2 * nearest - 1 + within, 0, dtype=np.float64) / over)
-        return np.asarray(fall * np.logical_or.reduce(points, axis=1))
+    @cached_property
+    def _gate_and_centroids(self) -> tuple[Vectors, Vectors]:
+        # One product gives the scores of the gate and tells how near each centroid is.
+        gate = self.gate or LearnedMap.by_distance(self.centroids, 1.0)
+        return np.vstack([gate.weights, self.centroids]).T, np.concatenate([gate.bias, -self._offsets])
 
     @cached_property
     def _offsets(self) -> Vectors:

@@ -26,6 +26,8 @@ _LARGEST_UNIT = 1e289
 _UNFAMILIAR = 0.5
 _DIGITS = 12
 _MOST_SUBSETS = 32
+_LARGE = 100_000
+_FEW = 10
 
 
 def score(error: Any, cost: Any, cost_weight: float) -> Any:
@@ -37,7 +39,9 @@ def best(error: Floats, cost: Floats, cost_weight: float) -> npt.NDArray[np.intp
     """The index, along the last axis, of the least score; of equal scores, the cheaper one's."""
     scores = score(error, cost, cost_weight)
     tied = scores == np.minimum.reduce(scores, axis=-1, keepdims=True)
-    return np.asarray(np.argmin(np.where(tied, cost, np.inf), axis=-1))
+    if np.count_nonzero(tied) * tied.shape[-1] == tied.size:
+        return np.asarray(tied.argmax(axis=-1))
+    return np.asarray(np.where(tied, cost, np.inf).argmin(axis=-1))
 
 
 class Expected(NamedTuple):
@@ -232,7 +236,12 @@ class Pool:
 
         Rounded, so that models that are equal come out equal in whatever order the products are summed.
         """
-        both = (phi @ self._tables).round(_DIGITS)
+        tables = self._tables
+        if phi.size == len(tables) and tables.size > _LARGE:  # one prompt belongs to few of many clusters
+            used = np.flatnonzero(phi)
+            if len(used) * _FEW < len(tables):
+                phi, tables = phi[..., used], tables[used]
+        both = (phi @ tables).round(_DIGITS)
         size = len(self.names)
         return Expected(both[..., :size], both[..., size:] * self._unit)
 
@@ -263,25 +272,24 @@ class Pool:
         judged = expected.error
         if explorer is not None:
             judged = judged + explorer.standard_normal(judged.shape) * (memberships.phi @ self.std)
-        chosen = best(judged, expected.cost, cost_weight)
-        errors, costs = (table[np.arange(len(chosen)), chosen].tolist() for table in expected)
+        chosen = best(judged, expected.cost, cost_weight).tolist()
         clusters = memberships.phi.argmax(axis=1).tolist()
-        rows = zip(*memberships, chosen.tolist(), errors, costs, clusters, strict=True)
+        rows = zip(memberships.phi, memberships.familiarity.tolist(), chosen, clusters, *expected, strict=True)
         return [
             RoutingDecision(
                 self.names[column],
-                error,
+                error := errors.item(column),
                 self.std_of(column, phi, familiarity),
-                cost,
+                cost := costs.item(column),
                 score(error, cost, cost_weight),
                 cluster,
                 terms[cluster],
                 cost_weight,
-                float(familiarity),
+                familiarity,
                 self,
                 phi,
             )
-            for phi, familiarity, column, error, cost, cluster in rows
+            for phi, familiarity, column, cluster, errors, costs in rows
         ]
 
     def columns(self, names: Sequence[str]) -> list[int]:

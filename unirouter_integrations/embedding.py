@@ -122,8 +122,10 @@ def check_vectors(vectors: npt.ArrayLike, *, rows: int | None = None, dimension:
         dimension: How long each should be; None for any length above 0.
     """
     try:
-        with np.errstate(over="ignore"):
-            array = np.asarray(vectors, dtype=np.float32)
+        array = np.asarray(vectors)
+        if array.dtype != np.float32:
+            with np.errstate(over="ignore"):
+                array = np.asarray(array, np.float32)
     except (TypeError, RuntimeError) as error:  # a tensor on another device says here what to do
         msg = f"The vectors could not be read as an (n, d) array of numbers. {error}"
         raise EmbeddingError(msg) from error
@@ -144,7 +146,7 @@ def check_vectors(vectors: npt.ArrayLike, *, rows: int | None = None, dimension:
             "Use the embedder it was fitted with."
         )
         raise EmbeddingError(msg)
-    if not np.isfinite(array).all():
+    if not np.logical_and.reduce(np.isfinite(array), axis=None):
         row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
         msg = f"Vector {row} holds NaN or infinity."
         raise EmbeddingError(msg)
@@ -153,16 +155,25 @@ def check_vectors(vectors: npt.ArrayLike, *, rows: int | None = None, dimension:
 
 def unit(vectors: Vectors) -> Vectors:
     """The vectors scaled to length 1; zero vectors stay zero."""
-    with np.errstate(over="ignore", under="ignore"):
-        squares = np.add.reduce(vectors * vectors, axis=-1, keepdims=True)
-    ordinary = (squares > _SQUARES_FROM) & (squares < _SQUARES_TO)
-    if np.logical_and.reduce(ordinary, axis=None):
-        return np.asarray(vectors / np.sqrt(squares))
+    return unit_and_length(vectors)[0]
+
+
+def unit_and_length(vectors: Vectors) -> tuple[Vectors, Vectors]:
+    """The vectors scaled to length 1, and their lengths; zero vectors stay zero."""
+    squares = np.einsum("...i,...i->...", vectors, vectors)
+    if (
+        np.minimum.reduce(squares, axis=None, initial=1) > _SQUARES_FROM
+        and np.maximum.reduce(squares, axis=None, initial=1) < _SQUARES_TO
+    ):
+        lengths = np.sqrt(squares)
+        return vectors / lengths[..., None], lengths
     # The squares of very large and very small entries are not finite; dividing by the largest one first keeps them so.
-    scale = np.where(ordinary, 1, np.abs(vectors).max(axis=-1, keepdims=True, initial=0))
-    vectors = np.asarray(vectors / np.where(scale > 0, scale, 1), np.float32)
-    length = np.sqrt((vectors * vectors).sum(axis=-1, keepdims=True))
-    return np.asarray(vectors / np.where(length > 0, length, 1), np.float32)
+    ordinary = (squares > _SQUARES_FROM) & (squares < _SQUARES_TO)
+    scale = np.where(ordinary, 1, np.abs(vectors).max(axis=-1, initial=0)).astype(np.float32)
+    vectors = np.asarray(vectors / np.where(scale > 0, scale, 1)[..., None], np.float32)
+    lengths = np.sqrt(np.einsum("...i,...i->...", vectors, vectors))
+    with np.errstate(over="ignore"):
+        return np.asarray(vectors / np.where(lengths > 0, lengths, 1)[..., None], np.float32), lengths * scale
 
 
 @dataclass(frozen=True, eq=False)

@@ -59,16 +59,22 @@ def test_soft_memberships_agree_with_the_hard_ones(clusters: PromptClusters) -> 
 
 
 def test_soft_memberships_are_those_of_the_distances() -> None:
-    """Softmax of minus the squared distance over one temperature; a typical prompt is e^4 times more in the nearest."""
+    """Softmax of minus the squared distance over one temperature; a typical prompt is e^4 times more in the nearest.
+
+    A cluster to which a prompt belongs less than a thousandth as much as to the nearest has no part in it.
+    """
     clusters, points = blended_clusters(), unit(blended_vectors(300, 3).astype(np.float32)).astype(float)
     phi, familiarity = clusters.memberships(vectors=points)
     distances = ((points[:, None] - clusters.centroids) ** 2).sum(axis=2)
-    odds = np.log(phi[:, 1:] / phi[:, :1])[familiarity == 1]
-    apart = (distances[:, :1] - distances[:, 1:])[familiarity == 1]
-    temperature = (apart / odds).mean()
-    np.testing.assert_allclose(odds * temperature, apart, atol=1e-4)
+    phi, distances = phi[familiarity == 1], distances[familiarity == 1]
+    farther = distances - distances.min(axis=1, keepdims=True)
+    kept = (phi > 0) & (farther > 0)
+    odds = -np.log(phi / phi.max(axis=1, keepdims=True), where=kept, out=np.zeros_like(phi))
+    temperature = (farther[kept] / odds[kept]).mean()
+    np.testing.assert_allclose(odds[kept] * temperature, farther[kept], atol=1e-4)
+    assert farther[phi == 0].min() > temperature * np.log(1000) - 1e-4 > farther[phi > 0].max() - 2e-4
     of_fit = np.sort(clusters.memberships(vectors=blended_vectors(400, 0)).phi, axis=1)
-    assert np.median(np.log(of_fit[:, -1] / of_fit[:, -2])) == pytest.approx(4, abs=0.1)
+    assert np.median(of_fit[:, -1] / np.maximum(of_fit[:, -2], 1e-9)) == pytest.approx(np.exp(4), rel=0.1)
 
 
 def test_clusters_that_lie_far_apart_are_as_good_as_hard() -> None:
