@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from unirouter_integrations.errors import EmbeddingError, InvalidInputError, MissingDependencyError, StorageError
-from unirouter_integrations.onnx import OnnxEncoder
 from unirouter_integrations.sharing import RecentVectors, Together
 from unirouter_integrations.storage import State, read_folder, write_folder
 
@@ -439,11 +438,17 @@ def _from_name(given: str) -> Embedder:
     if given == "local":
         msg = 'The "local" embedder is fitted on prompts first: LocalEmbedder.fit(prompts).'
         raise InvalidInputError(msg)
-    loaders = {"sentence-transformers": _sentence_transformer, "onnx": OnnxEncoder, "model2vec": _static_model}
+    loaders = {"sentence-transformers": _sentence_transformer, "onnx": _onnx_encoder, "model2vec": _static_model}
     family, _, name = given.partition(":")
     if family not in loaders:
         family, name = "sentence-transformers", given
     return _Adapted(f"{family}:{name}", _Encoder(loaders[family](name)))
+
+
+def _onnx_encoder(folder: str) -> object:
+    from unirouter_integrations.onnx import OnnxEncoder
+
+    return OnnxEncoder(folder)
 
 
 def _sentence_transformer(name: str) -> object:

@@ -14,13 +14,15 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from unirouter_integrations.errors import MissingDependencyError, StorageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 T = TypeVar("T")
 
@@ -150,6 +152,8 @@ def write_folder(path: str | os.PathLike[str], stem: str, state: State) -> None:
     Raises:
         StorageError: If the path is not a folder.
     """
+    from pathlib import Path
+
     from safetensors.numpy import save
 
     if is_url(path):
@@ -215,6 +219,8 @@ def shown(path: str | os.PathLike[str]) -> str:
 
 def _reader(path: str | os.PathLike[str]) -> tuple[str, Callable[[str], bytes]]:
     """What to call a folder, and what reads a file in it."""
+    from pathlib import Path
+
     if not is_url(path):
         folder = Path(path)
         return str(folder), lambda name: (folder / name).read_bytes()
