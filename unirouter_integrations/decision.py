@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from functools import cached_property
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,24 +103,20 @@ class RoutingDecision(Candidate):
     @property
     def ranking(self) -> tuple[Candidate, ...]:
         """All candidates, best first: the chosen model, then those that would take over without it."""
+        return tuple(self._ranked())
+
+    def _ranked(self) -> Iterator[Candidate]:
         pool = self._pool
         error, cost = pool.expected(self._phi)
         scores = score(error, cost, self.cost_weight)
-        return tuple(
-            Candidate(
-                pool.names[column],
-                float(error[column]),
-                pool.std_of(column, self._phi, self.familiarity),
-                float(cost[column]),
-                float(scores[column]),
-            )
-            for column in np.lexsort((cost, scores)).tolist()
-        )
+        for column in np.lexsort((cost, scores)).tolist():
+            std = pool.std_of(column, self._phi, self.familiarity)
+            yield Candidate(pool.names[column], error.item(column), std, cost.item(column), scores.item(column))
 
     @property
     def explored(self) -> bool:
         """Whether it was chosen to learn more about it, where another one has the least score."""
-        return self.ranking[0].model != self.model
+        return next(self._ranked()).model != self.model
 
     @property
     def better(self) -> tuple[str, ...]:
@@ -153,12 +150,12 @@ class RoutingDecision(Candidate):
         kind = f"cluster {self.cluster}" + (f" ({', '.join(self.terms[:3])})" if self.terms else "")
         if self.familiarity < _UNFAMILIAR:
             kind = "a prompt unlike those the router was fitted on"
-        ranking = self.ranking
-        others = [candidate for candidate in ranking if candidate.model != self.model]
+        first, *second = islice(self._ranked(), 2)
         against = "; it is the only candidate"
-        if others:
-            besides = "next" if ranking[0].model == self.model else "chosen to explore, the best"
-            against = f"; {besides} would be {others[0].model}, {_describe(others[0])}"
+        if first.model != self.model:
+            against = f"; chosen to explore, the best would be {first.model}, {_describe(first)}"
+        elif second:
+            against = f"; next would be {second[0].model}, {_describe(second[0])}"
         without = "".join(f" Without {name}: {reason}." for name, reason in self.excluded.items())
         return f"{self.model} for {kind}: {_describe(self)}{against} (cost weight {self.cost_weight:.3g}).{without}"
 
