@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -179,11 +179,20 @@ class PromptClusters:
 
     def memberships(self, prompts: Sequence[str] | None = None, *, vectors: npt.ArrayLike | None = None) -> Memberships:
         """Phi of some prompts, given as texts or as their vectors, `(n, d)`."""
-        if (prompts is None) == (vectors is None):
-            msg = "Give either prompts or vectors."
-            raise InvalidInputError(msg)
-        raw = self._checked(vectors) if prompts is None else self.embed(prompts)
-        points, known = unit_and_length(raw)
+        return self.phi(self.vectors(prompts, vectors))
+
+    def vectors(self, prompts: Sequence[str] | None, vectors: npt.ArrayLike | None) -> Vectors:
+        """The vectors of some prompts, given as texts or as vectors that are checked, `(n, d)`."""
+        if prompts is not None and vectors is None:
+            return self.embed(prompts)
+        if vectors is not None and prompts is None:
+            return check_vectors(vectors, dimension=self.dimension)
+        msg = "Give either prompts or vectors."
+        raise InvalidInputError(msg)
+
+    def phi(self, vectors: Vectors) -> Memberships:
+        """Phi of some prompts, given as vectors that have been checked."""
+        points, known = unit_and_length(vectors)
         if self.gate is None:
             phi = np.zeros((len(points), len(self)))
             phi[np.arange(len(points)), _nearest(points, self.centroids, self._offsets)] = 1
@@ -280,9 +289,6 @@ class PromptClusters:
             phi = _named_embedder(embedder, state.value("embedder_name", str))
         _check_probe(phi, probe)
         return fitted(phi, probe)
-
-    def _checked(self, vectors: Any) -> Vectors:
-        return check_vectors(vectors, dimension=self.dimension)
 
     @cached_property
     def _gate_and_centroids(self) -> tuple[Vectors, Vectors]:

@@ -37,6 +37,7 @@ from unirouter_integrations.storage import State, read_folder, shown, write_fold
 _FORMAT = "unirouter"
 _FORMAT_VERSION = 1
 _COUNTED = 10_000
+_AT_ONCE = 1000
 
 _log = logging.getLogger("unirouter_integrations")
 
@@ -344,9 +345,7 @@ class UniRouter:
         """
         pool, weight = self._conditions(cost_weight, among)
         began = time.perf_counter()
-        decisions = pool.decide(
-            pool.clusters.memberships(prompts, vectors=vectors), pool.clusters.terms, weight, self._explorer
-        )
+        decisions = self._decided(pool, pool.clusters.vectors(prompts, vectors), weight)
         self._note(decisions, began)
         return decisions
 
@@ -364,9 +363,7 @@ class UniRouter:
         if vectors is None and prompts is not None:
             vectors = await pool.clusters.aembed(prompts)
             prompts = None
-        decisions = pool.decide(
-            pool.clusters.memberships(prompts, vectors=vectors), pool.clusters.terms, weight, self._explorer
-        )
+        decisions = self._decided(pool, pool.clusters.vectors(prompts, vectors), weight)
         self._note(decisions, began)
         return decisions
 
@@ -643,6 +640,13 @@ class UniRouter:
     def _conditions(self, cost_weight: float | None, among: Iterable[str] | None) -> tuple[Pool, float]:
         weight = self._cost_weight if cost_weight is None else _checked_number(cost_weight, "cost_weight")
         return self._candidates(among), weight
+
+    def _decided(self, pool: Pool, vectors: Vectors, weight: float) -> list[RoutingDecision]:
+        clusters, decisions = pool.clusters, list[RoutingDecision]()
+        for start in range(0, len(vectors), _AT_ONCE):  # what lies between vectors and decisions stays small
+            memberships = clusters.phi(vectors[start : start + _AT_ONCE])
+            decisions += pool.decide(memberships, clusters.terms, weight, self._explorer)
+        return decisions
 
     def _note(self, decisions: Sequence[RoutingDecision], began: float, failed: str | None = None) -> None:
         self._lately.extend((one.model, one.expected_error, one.expected_cost, failed) for one in decisions)

@@ -15,6 +15,7 @@ from unirouter_integrations import (
     InvalidInputError,
     LLMProfile,
     NoModelError,
+    PromptClusters,
     UniRouter,
     UnknownModelError,
 )
@@ -55,6 +56,34 @@ def test_a_decision_says_what_and_why(router: UniRouter) -> None:
         "clusters": router.clusters.fingerprint,
     }
     assert "only candidate" in str(router.route("a poem", among=["poet"]))
+
+
+def test_thousands_of_prompts_are_decided_like_one(router: UniRouter) -> None:
+    """What is decided part by part is in order, and a vector that cannot be used is named by its place among all."""
+    vectors = np.tile(router.embed(["a sum", "a poem", "a date"]), (900, 1))
+    decisions = router.route_many(vectors=vectors)
+    assert [decision.model for decision in decisions] == ["abacus", "poet", "oracle"] * 900
+    assert decisions[-3:] == [router.route(vector=vector) for vector in vectors[-3:]]
+    assert router.stats().decisions == 2703
+    vectors[2500, 1] = np.nan
+    with pytest.raises(EmbeddingError, match="Vector 2500 holds NaN"):
+        router.route_many(vectors=vectors)
+
+
+def test_one_prompt_reads_a_large_table_as_many_prompts_do() -> None:
+    """Only the rows of its clusters are read, and the decision is the same."""
+    rng = np.random.default_rng(0)
+    centres = rng.normal(size=(200, 32))
+    vectors = centres[rng.integers(0, 200, 2000)] + rng.normal(size=(2000, 32)) / 4
+    router = UniRouter(PromptClusters.fit([""] * 2000, None, vectors=vectors, n_clusters=200), cost_weight=0.1)
+    for number in range(400):
+        errors, costs = rng.uniform(0, 10, 200), rng.uniform(0, 5, 200)
+        router.register(LLMProfile(f"model {number}", np.full(200, 10.0), errors, costs))
+    for vector, decision in zip(vectors[:50], router.route_many(vectors=vectors[:50]), strict=True):
+        alone = router.route(vector=vector)
+        assert (alone.model, alone.cluster) == (decision.model, decision.cluster)
+        assert alone.expected_error == pytest.approx(decision.expected_error, abs=1e-9)
+        assert alone.expected_cost == pytest.approx(decision.expected_cost, abs=1e-9)
 
 
 def test_a_decision_outlives_changes_of_the_pool(router: UniRouter) -> None:
