@@ -34,7 +34,7 @@ CORE = (
     "fallback",
     "telemetry",
 )
-LAYERS = (*CORE, "evaluation", "profiling", "langchain", "llamaindex", "testing", "cli")
+LAYERS = (*CORE, "evaluation", "profiling", "escalation", "langchain", "llamaindex", "testing", "cli")
 FRAMEWORKS = {"langchain", "langchain_core", "langgraph", "llama_index", "torch", "sentence_transformers"}
 
 

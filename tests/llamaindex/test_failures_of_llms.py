@@ -1,19 +1,24 @@
 """An LLM that fails is replaced by the next best of the same decision; a failing embedder by a default LLM."""
 
+import copy
+import math
+import pickle
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from conftest import TOY_PROMPTS, toy_embed, toy_losses, toy_router
-from llama_index.core.llms import ChatMessage
+from llama_index.core.llms import ChatMessage, ChatResponse
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
 from llamaindex_fakes import Fake, ToyEmbedding, fakes, toy_index, watched
 from openai_server import FAULTS, HANG, openai_server
 from pydantic import BaseModel
+from typing_extensions import override
 
 from unirouter_integrations import InvalidInputError, UniRouter
 from unirouter_integrations.llamaindex import UniRouterLLM, UniRouterQueryEngine
+from unirouter_integrations.profiling import Answer, Example
 
 MESSAGES = [ChatMessage("a poem")]
 TEMPLATE = PromptTemplate("Context: {context_str}\nQuestion: {query_str}")
@@ -193,3 +198,109 @@ async def test_real_clients_survive_a_misbehaving_server(fault: str) -> None:
             said.append([*llm.stream_chat(MESSAGES)][-1].message.content)
             said.append([part async for part in await llm.astream_chat(MESSAGES)][-1].message.content)
     assert said == ["oracle says a poem"] * len(said)
+
+
+class Raw(Fake):
+    """With a provider's report of its answer."""
+
+    choice: dict[str, Any]
+
+    @override
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        answer: ChatResponse = super().chat(messages, **kwargs)
+        answer.raw = {"choices": [self.choice]}
+        return answer
+
+    @override
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        return self.chat(messages, **kwargs)
+
+
+def doubtful(router: UniRouter, escalate: Any, **settings: Any) -> UniRouterLLM:
+    """The cheapest is chosen; the others are better, and dearer. They answer with their names."""
+    for name, error, cost in (("abacus", 0.3, 0.1), ("poet", 0.2, 2), ("oracle", 0.1, 5)):
+        router.register(router.profile(name, ["sum", "poem", "date"], [error] * 3, cost=cost))
+    models: dict[str, Any] = fakes()
+    for name, model in models.items():
+        model.reply = lambda _, name=name: name
+    return UniRouterLLM(router=router, models=models, escalate=escalate, cost_weight=0.5, **settings)
+
+
+REJECTED = "its answer did not pass"
+
+
+async def test_an_answer_that_does_not_pass_goes_on(router: UniRouter) -> None:
+    """To the next better model, again and again, in every form; the best one's is not checked."""
+    checked: list[str] = []
+
+    def check(answer: Answer, example: Example) -> bool:
+        checked.append(f"{example.prompt}: {answer.text}")
+        return answer.text.endswith("poet")
+
+    llm = doubtful(router, check)
+    expected = ("poet", {"abacus": REJECTED})
+    assert noted(llm.chat(MESSAGES)) == expected
+    assert checked == ["a poem: abacus", "a poem: poet"]
+    assert noted(await llm.achat(MESSAGES)) == expected
+    assert noted(llm.complete("a poem")) == expected
+    assert noted(await llm.acomplete("a poem")) == expected
+    given: dict[str, Any] = {"context_str": "long", "query_str": "a poem"}
+    checked.clear()
+    assert llm.predict(TEMPLATE, **given) == "poet"
+    assert await llm.apredict(TEMPLATE, **given) == "poet"
+    assert checked[0] == "a poem: abacus"  # by the question, not by what was retrieved
+    never = doubtful(router, lambda answer, example: False)
+    assert noted(never.chat(MESSAGES)) == ("oracle", {"abacus": REJECTED, "poet": REJECTED})
+    assert str(toy_index(ToyEmbedding()).as_query_engine(llm=never).query("a poem")) == "oracle"
+
+
+async def test_what_has_no_text_or_has_begun_is_not_checked(router: UniRouter) -> None:
+    """Tool calls, forms and streams."""
+    llm = doubtful(router, lambda answer, example: False)
+    assert noted(llm.chat_with_tools([FunctionTool.from_defaults(note)], "a poem"))[0] == "abacus"
+    given: dict[str, Any] = {"context_str": "", "query_str": "a poem"}
+    assert isinstance(llm.structured_predict(Note, TEMPLATE, **given), Note)
+    assert {noted(part)[0] for part in llm.stream_chat(MESSAGES)} == {"abacus"}
+    with pytest.raises(InvalidInputError, match=r"'contains' needs a reference"):
+        doubtful(router, "contains")
+
+
+async def test_a_paid_answer_is_not_lost(router: UniRouter) -> None:
+    """If the better models fail, the one there is stands."""
+    llm = doubtful(router, lambda answer, example: False)
+    for name in ("poet", "oracle"):
+        llm.models[name] = Fake(model_name=name, error=ValueError("a bug"))
+    assert noted(llm.chat(MESSAGES))[0] == "abacus"
+    assert noted(await llm.achat(MESSAGES))[0] == "abacus"
+
+
+@pytest.mark.parametrize(("probability", "model"), [(0.9, "abacus"), (0.3, "poet")])
+def test_token_probabilities_are_read_where_there_are_any(router: UniRouter, probability: float, model: str) -> None:
+    """As OpenAI reports them."""
+    llm = doubtful(router, "probability")
+    llm.models["abacus"] = Raw(
+        model_name="abacus", choice={"logprobs": {"content": [{"logprob": math.log(probability)}]}}
+    )
+    assert noted(llm.chat(MESSAGES))[0] == model
+
+
+@pytest.mark.parametrize(
+    "choice", [{"finish_reason": "content_filter"}, {"message": {"refusal": "I must not."}}, {"finish_reason": "stop"}]
+)
+async def test_refusals_are_survived_if_asked(router: UniRouter, choice: dict[str, Any]) -> None:
+    """As providers report them; not otherwise."""
+    refused = choice != {"finish_reason": "stop"}
+    for fallback, model in (("refusals", "poet" if refused else "abacus"), (True, "abacus")):
+        llm = doubtful(router, None, fallback=fallback)
+        llm.models["abacus"] = Raw(model_name="abacus", choice=choice)
+        assert noted(llm.chat(MESSAGES)) == (model, {"abacus": "it refused"} if model == "poet" else {})
+        assert noted(await llm.achat(MESSAGES))[0] == model
+
+
+def test_a_pickle_has_no_check(router: UniRouter) -> None:
+    """Which may be a function or hold a key; it is not printed either."""
+    llm = doubtful(router, lambda answer, example: False)
+    assert pickle.loads(pickle.dumps(llm)).escalate is None  # noqa: S301
+    assert "escalate" not in repr(llm)
+    assert "escalate" not in llm.to_dict()
+    assert copy.deepcopy(llm).escalate is llm.escalate

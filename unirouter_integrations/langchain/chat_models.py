@@ -5,7 +5,6 @@ tokens twice, stream them twice and lose bound tools; delegating, every call is 
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -26,26 +25,23 @@ from unirouter_integrations.checks import check_cost_weight, check_profiles
 from unirouter_integrations.decision import Pool, RoutingDecision
 from unirouter_integrations.embedding import Vectors
 from unirouter_integrations.errors import InvalidInputError, NoModelError, UnknownModelError
+from unirouter_integrations.escalation import after_check, after_refusal, as_check, passes
 from unirouter_integrations.fallback import Cooldowns, next_best, within, without_embedding
 from unirouter_integrations.langchain.capabilities import able, joint_profile, needs_of, why_not
 from unirouter_integrations.langchain.messages import JudgedBy, is_refusal, is_under_way, judged_text, last_model
 from unirouter_integrations.langchain.prompt_cache import history_costs
 from unirouter_integrations.langchain.registry import Model, ModelRegistry, checked_model, snapshot
 from unirouter_integrations.profiles import LLMProfile
-from unirouter_integrations.profiling import Example, Price, Scorer, as_scorer
-from unirouter_integrations.profiling.adapters import answer_of
+from unirouter_integrations.profiling import Price
 from unirouter_integrations.profiling.runner import run_in_background
 from unirouter_integrations.router import UniRouter
 
 M = TypeVar("M", bound=AIMessage)
 
-_PASSED = 0.5
 _NO_PRICE = (
     'sticky="cache" needs the price of {!r}: '
     "models=ModelRegistry(models, prices={{name: Price(input, output, cached_input=...)}})."
 )
-_CHECKS = ("confidence", "probability")
-_log = logging.getLogger("unirouter_integrations")
 _SETTINGS_OF_MODELS = ("cache", "rate_limiter", "disable_streaming", "custom_get_token_ids")
 
 
@@ -77,13 +73,6 @@ class _Terms(NamedTuple):
     among: tuple[str, ...]
     excluded: tuple[tuple[str, str], ...]
     surcharges: tuple[tuple[str, float], ...]
-
-
-def _as_check(escalate: object) -> Scorer | None:
-    if isinstance(escalate, str) and escalate not in _CHECKS:
-        msg = f"The scorer {escalate!r} needs a reference, which a call has not; escalate by {' or '.join(_CHECKS)}."
-        raise InvalidInputError(msg)
-    return None if escalate is None else as_scorer(escalate)
 
 
 def _checked_models(models: object) -> MutableMapping[str, Model]:
@@ -164,7 +153,7 @@ class ChatUniRouter(BaseChatModel):
     cooldown: float = Field(default=30.0, ge=0)
     default: str | None = None
     embedding_timeout: float | None = Field(default=None, gt=0)
-    escalate: Annotated[Any, PlainValidator(_as_check)] = Field(default=None, repr=False)
+    escalate: Annotated[Any, PlainValidator(as_check)] = Field(default=None, repr=False)
     operations: tuple[Any, ...] = Field(default=(), exclude=True, repr=False)
     _prepared: dict[str, tuple[Model, Model]] = PrivateAttr(default_factory=dict)
     _cooldowns: Cooldowns = PrivateAttr()
@@ -683,7 +672,7 @@ class ChatUniRouter(BaseChatModel):
         """The call as the next best model of the same decision takes it, if that is asked for after a refusal."""
         if self.fallback != "refusals" or not (isinstance(answer, AIMessage) and is_refusal(answer)):
             return None
-        decision = self.router.reroute(routed.decision, "it refused")
+        decision = after_refusal(self.router, routed.decision)
         return None if decision is None else routed._replace(decision=decision)
 
     def _may_escalate(self, answer: object, routed: _Routed) -> bool:
@@ -697,19 +686,15 @@ class ChatUniRouter(BaseChatModel):
         # LangGraph streams what models say inside a node; a judge's verdict is no part of the answer.
         unseen = var_child_runnable_config.set(merge_configs(ensure_config(), RunnableConfig(tags=["nostream"])))
         try:
-            score = await self.escalate.grade(answer_of(answer), Example(judged_text(messages, self.judged_by)))
-        except Exception as error:  # noqa: BLE001  # a check that fails must not cost an answer that is paid for
-            _log.warning("The check of an answer of %s raised %s.", routed.decision.model, type(error).__name__)
-            return True
+            return await passes(self.escalate, answer, judged_text(messages, self.judged_by), routed.decision)
         finally:
             var_child_runnable_config.reset(unseen)
-        return score.value is None or score.value >= _PASSED
 
     def _after_check(self, routed: _Routed, passed: bool) -> _Routed | None:  # noqa: FBT001
         """The call as the next better model takes it; None if the answer has passed."""
         if passed:
             return None
-        decision = self.router.reroute(routed.decision, "its answer did not pass", routed.decision.better)
+        decision = after_check(self.router, routed.decision)
         return None if decision is None else routed._replace(decision=decision)
 
     def _prepare(self, name: str, model: Model) -> Model:

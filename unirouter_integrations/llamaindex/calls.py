@@ -1,10 +1,11 @@
-"""What a call is judged by: the question, never the retrieved text around it."""
+"""What a call is judged by, the question, never the retrieved text around it; and what came out of it."""
 
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llama_index.core.llms import LLM, ChatMessage, MessageRole
+from llama_index.core.base.llms.types import ToolCallBlock
+from llama_index.core.llms import LLM, ChatMessage, ChatResponse, CompletionResponse, MessageRole
 from llama_index.core.prompts import BasePromptTemplate
 
 _CHARACTERS_PER_TOKEN = 4
@@ -57,3 +58,29 @@ def call_of_template(llm: LLM, prompt: BasePromptTemplate, given: Mapping[str, A
         return call_of_messages(prompt.format_messages(llm=llm, **given))
     characters = sum(len(value) for value in values.values() if isinstance(value, str))
     return Call(question, characters // _CHARACTERS_PER_TOKEN)
+
+
+def is_text(answer: object) -> bool:
+    """Whether an answer is a text, not a call of tools and not a form."""
+    if isinstance(answer, ChatResponse):
+        message = answer.message
+        calls = any(isinstance(block, ToolCallBlock) for block in message.blocks)
+        return not (calls or message.additional_kwargs.get("tool_calls"))
+    return isinstance(answer, str | CompletionResponse)
+
+
+def is_refusal(answer: object) -> bool:
+    """Whether a provider says of a chat or a completion that it is a refusal or was filtered."""
+    raw = getattr(answer, "raw", None)
+    choices = _get(raw, "choices") or _get(raw, "candidates")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    ended = _get(first, "finish_reason") or _get(first, "finishReason")
+    return bool(
+        _get(_get(first, "message"), "refusal")
+        or str(getattr(ended, "name", ended)) in {"content_filter", "refusal", "SAFETY"}
+        or _get(raw, "stop_reason") == "refusal"
+    )
+
+
+def _get(x: Any, name: str) -> Any:
+    return x.get(name) if isinstance(x, Mapping) else getattr(x, name, None)

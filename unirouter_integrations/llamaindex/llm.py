@@ -9,7 +9,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 from llama_index.core.base.llms.types import (
@@ -33,12 +33,21 @@ from unirouter_integrations.checks import check_cost_weight
 from unirouter_integrations.decision import Pool, RoutingDecision
 from unirouter_integrations.embedding import Vectors
 from unirouter_integrations.errors import InvalidInputError
+from unirouter_integrations.escalation import after_check, after_refusal, as_check, passes
 from unirouter_integrations.fallback import Cooldowns, next_best, within, without_embedding
-from unirouter_integrations.llamaindex.calls import Call, call_of_messages, call_of_template, call_of_text
+from unirouter_integrations.llamaindex.calls import (
+    Call,
+    call_of_messages,
+    call_of_template,
+    call_of_text,
+    is_refusal,
+    is_text,
+)
 from unirouter_integrations.llamaindex.capabilities import able, joint_metadata, takes_tools
 from unirouter_integrations.llamaindex.events import announce
 from unirouter_integrations.llamaindex.models import check_models, register, unregister
 from unirouter_integrations.profiles import LLMProfile
+from unirouter_integrations.profiling.runner import run_in_background
 from unirouter_integrations.router import UniRouter
 
 T = TypeVar("T")
@@ -106,8 +115,8 @@ class UniRouterLLM(FunctionCallingLLM):
     decision holds the reasons. `metadata` is that of all models together, as they are when it is read: its context
     window is the shortest one.
 
-    A copy, also a deep one, has the same models. A pickle has none, for models hold keys; put them back with
-    `llm.models.update(...)`.
+    A copy, also a deep one, has the same models. A pickle has none, for models hold keys, and no `escalate`; put them
+    back with `llm.models.update(...)`.
 
     Attributes:
         router: The fitted router, with a profile registered for each of the models.
@@ -115,16 +124,21 @@ class UniRouterLLM(FunctionCallingLLM):
         cost_weight: lambda for the calls of this LLM; None for the router's.
         fallback: Whether, after an error that another model could survive (rate limit, timeout, lost connection, server
             error, context overflow), the next best model of the same decision takes the call; of a stream only before
-            its first part. The decision then names the model that answered, and those that failed among the excluded
-            ones. Other errors, those within a loop of tool calls, and the last one's, are raised as they come.
+            its first part. `"refusals"`: after a chat or a completion that was refused as well. The decision then names
+            the model that answered, and those that failed among the excluded ones. Other errors, those within a loop of
+            tool calls, and the last one's, are raised as they come.
         cooldown: For how many seconds a model rests that failed three times in a row, unless its provider says for how
             long. Then one call tries it.
         default: The name of the model that answers where the question cannot be embedded; None to raise the error.
         embedding_timeout: After how many seconds that is so; None for no limit.
+        escalate: A scorer that checks answers, see `as_scorer`; the question is all it can compare them with. One that
+            scores below 0.5 sends the call on to the next model that is expected to err less; both are paid. For
+            instance `judge(model)`, `"confidence"`, or a function of (answer, example). Streams, calls of tools and
+            `structured_predict` are not checked. If the better model fails, the answer stands.
 
     Raises:
-        InvalidInputError: From the constructor, if a model has no profile or is no LLM, or a setting is given that only
-            the models can have, such as `system_prompt`.
+        InvalidInputError: From the constructor, if a model has no profile or is no LLM, `escalate` needs a reference,
+            or a setting is given that only the models can have, such as `system_prompt`.
 
     Example:
         ```python
@@ -136,10 +150,11 @@ class UniRouterLLM(FunctionCallingLLM):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
 
     cost_weight: float | None = None
-    fallback: bool = True
+    fallback: bool | Literal["refusals"] = True
     cooldown: float = Field(default=30.0, ge=0)
     default: str | None = None
     embedding_timeout: float | None = Field(default=None, gt=0)
+    escalate: Any = Field(default=None, exclude=True, repr=False)
     _router: UniRouter = PrivateAttr()
     _models: dict[str, LLM] = PrivateAttr()
     _recent: OrderedDict[int, str] = PrivateAttr(default_factory=OrderedDict)
@@ -155,7 +170,8 @@ class UniRouterLLM(FunctionCallingLLM):
                 msg = f"{setting} has no effect on a UniRouterLLM, which makes no call itself; set it on its models."
                 raise InvalidInputError(msg)
         check_models(router, models)
-        super().__init__(cost_weight=cost_weight, **fields)
+        check = as_check(fields.pop("escalate", None))
+        super().__init__(cost_weight=cost_weight, escalate=check, **fields)
         if self.default is not None and self.default not in models:
             msg = f"default should be one of the models, {', '.join(map(repr, models))}, but is {self.default!r}."
             raise InvalidInputError(msg)
@@ -411,16 +427,44 @@ class UniRouterLLM(FunctionCallingLLM):
         return self.model_copy()
 
     def _ask(self, call: Call, ask: Callable[[_Chosen], T]) -> T:
-        """What the chosen model gives, or the next best one if it fails."""
-        chosen, answer = self._open(self._choose(call), ask)
-        self._cooldowns.succeeded(chosen.decision.model)
-        return answer
+        """What the chosen model gives, or the next best one if it fails, refuses or does not pass the check."""
+        chosen, doubted = self._choose(call), list[T]()
+        while True:
+            try:
+                chosen, answer = self._open(chosen, ask)
+            except Exception:
+                if doubted:
+                    return doubted[-1]
+                raise
+            self._cooldowns.succeeded(chosen.decision.model)
+            following = self._after_refusal(answer, chosen)
+            if following is None and self._may_escalate(answer, chosen):
+                check = passes(self.escalate, answer, call.question, chosen.decision)
+                following = None if run_in_background(check) else self._after_check(chosen)
+            if following is None:
+                return answer
+            chosen = following
+            doubted.append(answer)
 
     async def _aask(self, call: Call, ask: Callable[[_Chosen], Awaitable[T]]) -> T:
         """`_ask`, awaited."""
-        chosen, answer = await self._aopen(await self._achoose(call), ask)
-        self._cooldowns.succeeded(chosen.decision.model)
-        return answer
+        chosen, doubted = await self._achoose(call), list[T]()
+        while True:
+            try:
+                chosen, answer = await self._aopen(chosen, ask)
+            except Exception:
+                if doubted:
+                    return doubted[-1]
+                raise
+            self._cooldowns.succeeded(chosen.decision.model)
+            following = self._after_refusal(answer, chosen)
+            if following is None and self._may_escalate(answer, chosen):
+                passed = await passes(self.escalate, answer, call.question, chosen.decision)
+                following = None if passed else self._after_check(chosen)
+            if following is None:
+                return answer
+            chosen = following
+            doubted.append(answer)
 
     def _ask_stream(self, call: Call, ask: Callable[[_Chosen], Generator[T, None, None]]) -> Generator[T, None, None]:
         """The chosen model's stream, or the next best one's if it fails before its first part."""
@@ -549,6 +593,22 @@ class UniRouterLLM(FunctionCallingLLM):
     def _after_failure(self, error: Exception, chosen: _Chosen) -> _Chosen | None:
         """The call as the next best model of the same decision takes it; None if none could do better."""
         decision = next_best(self._router, chosen.decision, error, self._cooldowns) if self.fallback else None
+        return None if decision is None else self._begun(decision, chosen.call, chosen.models)
+
+    def _after_refusal(self, answer: object, chosen: _Chosen) -> _Chosen | None:
+        """The call as the next best model of the same decision takes it, if that is asked for after a refusal."""
+        if self.fallback != "refusals" or not is_refusal(answer):
+            return None
+        decision = after_refusal(self._router, chosen.decision)
+        return None if decision is None else self._begun(decision, chosen.call, chosen.models)
+
+    def _may_escalate(self, answer: object, chosen: _Chosen) -> bool:
+        """Whether an answer is checked: only if there is a text to check, and somebody to do better."""
+        return self.escalate is not None and is_text(answer) and bool(chosen.decision.better)
+
+    def _after_check(self, chosen: _Chosen) -> _Chosen | None:
+        """The call as the next better model takes it."""
+        decision = after_check(self._router, chosen.decision)
         return None if decision is None else self._begun(decision, chosen.call, chosen.models)
 
     def _remember(self, question: int, model: str) -> None:

@@ -48,8 +48,8 @@ class UniRouterQueryEngine(BaseQueryEngine):
         node_postprocessors: Applied to what was retrieved, in order.
         callback_manager: None for that of `Settings`.
         fallback: Whether the next best model writes the answer if one fails, see `UniRouterLLM`. An answer that is
-            streamed fails only where it is read, when another model can no longer take over; for that let the index's
-            own query engine stream from a `UniRouterLLM`.
+            streamed fails only where it is read, when another model can no longer take over; for that, and for checks
+            of answers, let the index's own query engine have a `UniRouterLLM`.
         cooldown: For how many seconds a model rests that failed three times in a row, see `UniRouterLLM`.
         synthesis: What `get_response_synthesizer` takes: `response_mode`, `streaming`, `text_qa_template`, ...
 

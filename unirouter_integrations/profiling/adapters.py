@@ -165,11 +165,12 @@ async def _ask_llm(model: Any, prompt: str) -> Answer:
     # CustomLLM.achat calls chat() as it is, which would hold up all other calls.
     chat = in_thread(model.chat) if defined_in.__name__ == "CustomLLM" else model.achat
     response = await chat([message])
-    calls: tuple[dict[str, Any], ...] = ()
+    answer = answer_of(response)
     if hasattr(model, "get_tool_calls_from_response") and model.metadata.is_function_calling_model:
         found = model.get_tool_calls_from_response(response, error_on_no_tool_call=False)
         calls = tuple({"name": call.tool_name, "args": dict(call.tool_kwargs)} for call in found)
-    return Answer(response.message.content or "", _usage_of_response(response), calls)
+        answer = replace(answer, tool_calls=calls)
+    return answer
 
 
 async def _ask_engine(engine: Any, prompt: str) -> Answer:
@@ -265,8 +266,12 @@ def answer_of(output: Any) -> Answer:
         calls = tuple({"name": call["name"], "args": call["args"]} for call in output.tool_calls)
         logprob = _mean_logprob(getattr(output, "response_metadata", None))
         return Answer(str(output.text), usage_of(output.usage_metadata), calls, logprob=logprob)
-    if hasattr(output, "model_dump"):
-        return Answer(json.dumps(output.model_dump(mode="json"), ensure_ascii=False))
+    if hasattr(output, "raw") and hasattr(output, "delta"):  # a chat or a completion of LlamaIndex
+        text = output.message.content if hasattr(output, "message") else output.text
+        choices = _get(output.raw, "choices")
+        logprob = _mean_logprob(choices[0]) if isinstance(choices, list) and choices else None
+        return Answer(text or "", _usage_of_response(output), logprob=logprob)
+    output = output.model_dump(mode="json") if hasattr(output, "model_dump") else output
     if isinstance(output, dict | list | int | float):
         return Answer(json.dumps(output, ensure_ascii=False, default=str))
     msg = f"A model should answer with a text, a message or an Answer, but this one gave {type(output).__name__}."
