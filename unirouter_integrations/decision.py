@@ -29,6 +29,7 @@ _DIGITS = 12
 _MOST_SUBSETS = 32
 _LARGE = 100_000
 _FEW = 10
+_DEEPEST = 100
 
 
 def score(error: Any, cost: Any, cost_weight: float) -> Any:
@@ -160,16 +161,26 @@ class RoutingDecision(Candidate):
         return f"{self.model} for {kind}: {_describe(self)}{against} (cost weight {self.cost_weight:.3g}).{without}"
 
 
+class _Contents(NamedTuple):
+    profiles: Mapping[str, LLMProfile]
+    estimates: Mapping[str, ClusterErrors]
+    before: Pool | None
+    depth: int
+
+
 class Pool:
     """An immutable snapshot of some models over their clusters: Psi and c as tables, `(K, M)`, columns sorted by name.
 
-    The order does not depend on that of registration, so neither does the rare choice between equals. Tables are made
-    when they are first read, so that registering many models in a row takes no longer for the last than for the first.
+    The order does not depend on that of registration, so neither does the rare choice between equals. What is added to
+    another pool, and the tables, are put together when they are first read, so that registering many models in a row
+    takes no longer for the last than for the first.
 
-    Attributes:
-        given: The profiles by name, in the order of registration.
+    Args:
+        profiles: The profiles by name, in the order of registration.
         estimates: The errors of each model, by name.
         clusters: The clusters they belong to.
+        surcharges: What calls of some models cost beyond their profiles.
+        before: The pool these are added to; None if they are all.
     """
 
     def __init__(
@@ -178,12 +189,41 @@ class Pool:
         estimates: Mapping[str, ClusterErrors],
         clusters: PromptClusters,
         surcharges: Mapping[str, float] | None = None,
+        *,
+        before: Pool | None = None,
     ) -> None:
-        self.given = profiles
-        self.estimates = estimates
+        depth = 0 if before is None else before._contents.depth + 1  # noqa: SLF001
+        self._contents: _Contents = _Contents(profiles, estimates, before, depth)
+        if depth == _DEEPEST:
+            self._whole()
         self.clusters = clusters
         self._surcharges = surcharges or {}
         self._subsets: dict[frozenset[str], Pool] = {}  # candidates seldom differ from call to call
+
+    @property
+    def given(self) -> Mapping[str, LLMProfile]:
+        """The profiles by name, in the order of registration."""
+        return self._whole().profiles
+
+    @property
+    def estimates(self) -> Mapping[str, ClusterErrors]:
+        """The errors of each model, by name."""
+        return self._whole().estimates
+
+    def _whole(self) -> _Contents:
+        if (contents := self._contents).before is None:
+            return contents
+        added = [contents]
+        while contents.before is not None:
+            contents = contents.before._contents  # noqa: SLF001  # read once: other threads put together as well
+            added.append(contents)
+        profiles: dict[str, LLMProfile] = {}
+        estimates: dict[str, ClusterErrors] = {}
+        for each in reversed(added):
+            profiles.update(each.profiles)
+            estimates.update(each.estimates)
+        self._contents = contents = _Contents(profiles, estimates, None, 0)
+        return contents
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -671,7 +671,7 @@ class UniRouter:
         """The snapshot with these profiles added or replaced. Only they are estimated; the caller holds the lock."""
         pool, new = self._pool, {profile.name: profile for profile in profiles}
         estimates = {name: profile.estimate(self._estimator, self._prior) for name, profile in new.items()}
-        return Pool({**pool.given, **new}, {**pool.estimates, **estimates}, pool.clusters)
+        return Pool(new, estimates, pool.clusters, before=pool)
 
 
 def _as_batch(
