@@ -105,20 +105,23 @@ def bare_answer(text: str) -> set[str]:
     readings = bare(text)
     text = re.sub(r"\A```\w*\n", "```", text.strip())
     for _ in range(_MARKUP_AT_MOST):
+        before = text
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1]
             readings |= bare(text)
         text = _unwrapped(text, _MARKUP).strip()
         readings |= bare(text)
+        if text == before:
+            break
     return readings
 
 
 def _unwrapped(text: str, wrappers: list[tuple[str, str]]) -> str:
     for left, right in wrappers:
-        inside = text.removeprefix(left).removesuffix(right)
-        # A row of stars is no emphasis.
-        if len(inside) == len(text) - len(left) - len(right) and not inside.startswith(left[0]):
-            return inside
+        if text.startswith(left) and text.endswith(right) and len(text) >= len(left) + len(right):
+            inside = text[len(left) : len(text) - len(right)]
+            if not inside.startswith(left[0]):  # a row of stars is no emphasis
+                return inside
     return text
 
 
