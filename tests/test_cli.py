@@ -55,6 +55,28 @@ def test_evaluate_prints_the_table_and_writes_the_page(records: Path, tmp_path: 
     assert "<svg" in picture.read_text(encoding="utf-8")
 
 
+def test_what_is_measured_can_be_read_by_programs(records: Path, tmp_path: Path) -> None:
+    """Every figure of every split, and nothing else on the standard output."""
+    picture = tmp_path / "areas.svg"
+    options = ["--methods", "unirouter,random", "--sizes", "20,30", "--trials", 3, "--jobs", 1]
+    (found,) = json.loads(run("evaluate", records, *options, "--json", "--picture", picture))
+    assert (found["name"], found["n_prompts"], len(found["models"]), found["sizes"]) == ("made_up", 150, 9, [20, 30])
+    table = run("evaluate", records, *options)
+    mean = sum(found["methods"]["unirouter"]["area"][0]) / 3
+    assert f"unirouter    {mean:.4f}" in table
+    assert [len(sizes) for sizes in found["methods"]["random"].values()] == [2, 2, 2]
+    assert picture.exists()
+    before = saved(tmp_path / "before", poet=(toy_losses("sum", "date"), 1))
+    after = saved(tmp_path / "after", oracle=(toy_losses(), 5))
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("\n".join(TOY_PROMPTS))
+    changed = json.loads(run("diff", before, after, prompts, "--json"))
+    assert changed["moves"] == [["poet", "oracle", 1.0]]
+    assert changed["n_prompts"] == len(TOY_PROMPTS)
+    page = tmp_path / "page.html"
+    assert json.loads(run("report", after, page, "--json")) == {"report": str(page)}
+
+
 def test_costs_can_be_given(records: Path, tmp_path: Path) -> None:
     """For files that hold none; all models need one."""
     bare = tmp_path / "bare.jsonl"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from unirouter_integrations.cli.options import embedder_option, existing_file, existing_folder
+from unirouter_integrations.cli.options import embedder_option, existing_file, existing_folder, json_option, print_json
 from unirouter_integrations.errors import InvalidInputError
 
 _FORMATS = ("records", "routerbench", "embedllm")
@@ -31,6 +31,7 @@ _FORMATS = ("records", "routerbench", "embedllm")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the first split.")
 @click.option("--report", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write an HTML report here.")
 @click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), help="Draw the areas here (.svg or .png).")
+@json_option
 def evaluate(
     *,
     outcomes: tuple[Path, ...],
@@ -44,6 +45,7 @@ def evaluate(
     seed: int,
     page: Path | None,
     picture: Path | None,
+    as_json: bool,
 ) -> None:
     """Compare routers on OUTCOMES, recorded scores and costs of models on prompts.
 
@@ -73,16 +75,19 @@ def evaluate(
             seed=seed,
             progress=sys.stderr.isatty(),
         )
-        click.echo(f"{result}\n")
+        if not as_json:
+            click.echo(f"{result}\n")
         found.append(result)
-    if len(found) > 1:
+    if as_json:
+        print_json([result.as_dict() for result in found])
+    elif len(found) > 1:
         click.echo(evaluation.summary(found))
     if page is not None:
         evaluation.write_report(found, page)
-        click.echo(f"Report: {page}")
+        click.echo(f"Report: {page}", err=as_json)
     if picture is not None:
         evaluation.write_picture(found, picture)
-        click.echo(f"Picture: {picture}")
+        click.echo(f"Picture: {picture}", err=as_json)
 
 
 @click.command()
@@ -90,13 +95,14 @@ def evaluate(
 @click.argument("page", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--prompts", type=existing_file, help="Prompts like those in use.")
 @embedder_option
-def report(*, router: Path, page: Path, prompts: Path | None, embedder: str | None) -> None:
+@json_option
+def report(*, router: Path, page: Path, prompts: Path | None, embedder: str | None, as_json: bool) -> None:
     """Write an HTML page about a saved ROUTER: its models, its clusters, and what the cost weight does."""
     from unirouter_integrations import UniRouter, evaluation
 
     texts = None if prompts is None else evaluation.read_prompts(prompts)
     evaluation.report(UniRouter.load(router, embedder=embedder), page, texts)
-    click.echo(f"Report: {page}")
+    print_json({"report": str(page)}) if as_json else click.echo(f"Report: {page}")
 
 
 @click.command()
@@ -107,6 +113,7 @@ def report(*, router: Path, page: Path, prompts: Path | None, embedder: str | No
 @click.option("--most-rerouted", type=click.FloatRange(0, 1), help="Fail if a larger share of the prompts moves.")
 @click.option("--most-quality-lost", type=click.FloatRange(0), help="Fail if expected quality falls by more than this.")
 @click.option("--most-cost-added", type=click.FloatRange(0), help="Fail if the expected cost per call rises by more.")
+@json_option
 def diff(
     *,
     before: Path,
@@ -116,6 +123,7 @@ def diff(
     most_rerouted: float | None,
     most_quality_lost: float | None,
     most_cost_added: float | None,
+    as_json: bool,
 ) -> None:
     """Say what the router AFTER would do otherwise than BEFORE on PROMPTS (.txt, one a line; .csv, .jsonl, .parquet).
 
@@ -125,7 +133,7 @@ def diff(
 
     old, new = (UniRouter.load(path, embedder=embedder) for path in (before, after))
     found = evaluation.diff(old, new, evaluation.read_prompts(prompts))
-    click.echo(str(found))
+    print_json(found.as_dict()) if as_json else click.echo(str(found))
     changes = (
         ("rerouted", found.rerouted, most_rerouted),
         ("quality lost", found.quality[0] - found.quality[1], most_quality_lost),

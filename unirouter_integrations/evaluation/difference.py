@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,10 @@ class RouterDifference:
     moves: Mapping[tuple[str, str], float]
     quality: tuple[float, float]
     cost: tuple[float, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same as plain JSON; moves are triples of from, to and share."""
+        return {**vars(self), "moves": [[a, b, share] for (a, b), share in self.moves.items()]}
 
     def __str__(self) -> str:
         of = "the prompts" if self.n_prompts is None else f"{self.n_prompts} prompts"

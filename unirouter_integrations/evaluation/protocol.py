@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -131,6 +131,29 @@ class Evaluation:
     def gap_closed(self, method: str = DEFAULT, *, low: str = KMEANS, high: str = CLAIRVOYANT) -> Floats:
         """How much of the way in area from one method to another this one goes, for each size: 0 none, 1 all."""
         return _way(*(self.areas[name].mean(axis=0) for name in (low, method, high)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures as plain JSON: lists by number of validation prompts, in them one figure for each split."""
+
+        def by_size(table: Floats) -> list[list[float | None]]:
+            return [[None if math.isnan(x) else x for x in column] for column in table.T.tolist()]
+
+        calibration = None if self.calibration is None else self.calibration._asdict()
+        return {
+            "name": self.name,
+            "n_prompts": self.n_prompts,
+            "models": list(self.models),
+            "sizes": list(self.sizes),
+            "methods": {
+                name: {
+                    "area": by_size(self.areas[name]),
+                    "quality_neutral_cost": by_size(self.quality_neutral_costs[name]),
+                    "peak_quality": by_size(self.peak_qualities[name]),
+                }
+                for name in self.areas
+            },
+            "calibration": calibration and {name: by_size(table) for name, table in calibration.items()},
+        }
 
     def __str__(self) -> str:
         """The table: mean areas, and how the first method compares with each other one."""
