@@ -103,6 +103,29 @@ def test_report_shows_a_router_in_use(tmp_path: Path) -> None:
         assert "SECRETWORD" not in text
 
 
+def test_what_a_provider_raises_is_said_in_one_line(tmp_path: Path) -> None:
+    """With what is in the journal, and without a traceback."""
+    folder = saved(tmp_path / "router", poet=(toy_losses("sum"), 1))
+    (tmp_path / "broken.py").write_text("def llm(prompt):\n    raise LookupError('no such key')\n")
+    examples = tmp_path / "examples.jsonl"
+    examples.write_text(json.dumps({"prompt": "a poem", "reference": "x"}) + "\n")
+    options = ["--examples", examples, "--price", "0,0", "--journal", tmp_path / "j.db"]
+    said = run("profile", "--model", "broken:llm", "--router", folder, *options, ok=False, cwd=tmp_path)
+    assert "broken:llm failed with LookupError: no such key" in said
+    assert "goes on from there" in said
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+    """As `head` does it."""
+    folder = saved(tmp_path / "router", poet=(toy_losses("sum"), 1))
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a poem\n" * 3000)
+    command = f"{sys.executable} -m unirouter_integrations.cli route {folder} --prompts {prompts} --json | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)  # noqa: S602
+    assert json.loads(done.stdout)["model"] == "poet"
+    assert done.stderr == ""
+
+
 def test_diff_can_stand_before_a_deployment(tmp_path: Path) -> None:
     """It says what changes, and fails where a limit is exceeded."""
     before = saved(tmp_path / "before", poet=(toy_losses("sum", "date"), 1))
@@ -240,7 +263,7 @@ def test_a_model_behind_a_url_is_profiled(folder: Path) -> None:
         (["register", "there"], "There is nothing to register"),
         (["route", "there", "x"], "There is no model to choose from"),
         (["route", "there", "x", "--prompts", "prompts.txt"], "Give either PROMPT or --prompts."),
-        (["calibrate", "there", "prompts.txt"], "Give either budget= or quality= to calibrate."),
+        (["calibrate", "there", "prompts.txt"], "Give either --budget or --quality."),
         (["profile", "models:nothing", "--price", "0,0"], "'models:nothing' should be module:attribute"),
         (["profile", "gpt-5", "--price", "1,1"], "'gpt-5' cannot be made. OpenAIError: "),
         (["profile", "nobody:gpt-5", "--price", "1,1"], "'nobody:gpt-5' cannot be made. ValueError: "),

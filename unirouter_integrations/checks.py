@@ -10,6 +10,9 @@ from unirouter_integrations.router import UniRouter
 
 def check_profiles(router: UniRouter, names: Iterable[str]) -> None:
     """Raise an error if the router has no profile of one of these models."""
+    if not isinstance(router, UniRouter):
+        msg = f"router should be a UniRouter (UniRouter.load(path) makes one of a folder), not {type(router).__name__}."
+        raise InvalidInputError(msg)
     missing = [name for name in names if name not in router.profiles]
     if missing:
         msg = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -293,7 +293,7 @@ class PromptClusters:
     @cached_property
     def _gate_and_centroids(self) -> tuple[Vectors, Vectors]:
         # One product gives the scores of the gate and tells how near each centroid is.
-        gate = self.gate or LearnedMap.by_distance(self.centroids, 1.0)
+        gate = cast("LearnedMap", self.gate)
         return np.vstack([gate.weights, self.centroids]).T, np.concatenate([gate.bias, -self._offsets])
 
     @cached_property

@@ -25,6 +25,7 @@ _ROUNDING = 1e-9
 _LARGEST_WEIGHT = 1e18  # in units of `_weight_unit`
 _LARGEST_UNIT = 1e289
 _UNFAMILIAR = 0.5
+_LARGEST_STD = 0.5  # of what lies between 0 and 1
 _DIGITS = 12
 _MOST_SUBSETS = 32
 _LARGE = 100_000
@@ -210,6 +211,10 @@ class Pool:
         """The errors of each model, by name."""
         return self._whole().estimates
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Its contents in one piece, without what can be made again."""
+        return {"_contents": self._whole(), "clusters": self.clusters, "_surcharges": self._surcharges, "_subsets": {}}
+
     def _whole(self) -> _Contents:
         if (contents := self._contents).before is None:
             return contents
@@ -292,7 +297,7 @@ class Pool:
         if familiarity == 1:
             return std
         errors = self.error[:, column]
-        return math.sqrt(std**2 + (1 - familiarity) * float(phi @ (errors - phi @ errors) ** 2))
+        return min(math.sqrt(std**2 + (1 - familiarity) * float(phi @ (errors - phi @ errors) ** 2)), _LARGEST_STD)
 
     def decide(
         self,

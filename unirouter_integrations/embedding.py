@@ -121,10 +121,11 @@ def check_vectors(vectors: npt.ArrayLike, *, rows: int | None = None, dimension:
         dimension: How long each should be; None for any length above 0.
     """
     try:
-        array = np.asarray(vectors)
-        if array.dtype != np.float32:
+        if isinstance(vectors, np.ndarray) and vectors.dtype == np.float32:
+            array = vectors
+        else:
             with np.errstate(over="ignore"):
-                array = np.asarray(array, np.float32)
+                array = np.asarray(vectors, np.float32)
     except (TypeError, RuntimeError) as error:  # a tensor on another device says here what to do
         msg = f"The vectors could not be read as an (n, d) array of numbers. {error}"
         raise EmbeddingError(msg) from error
@@ -210,7 +211,7 @@ class LocalEmbedder:
         """
         texts = distinct_texts(check_texts(prompts))
         if not any(words(text) for text in texts):
-            msg = f"The local embedder needs text to be fitted on, but there is none in the {len(texts)} prompts given."
+            msg = "The local embedder needs text to be fitted on, but there is none in the prompts given."
             raise InvalidInputError(msg)
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.utils.extmath import randomized_svd

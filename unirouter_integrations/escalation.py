@@ -10,6 +10,8 @@ from unirouter_integrations.profiling.records import Example
 from unirouter_integrations.profiling.scorers import Scorer, as_scorer
 from unirouter_integrations.router import UniRouter
 
+REFUSED = "it refused"
+REJECTED = "its answer did not pass"
 _PASSED = 0.5
 _CHECKS = ("confidence", "probability")
 _log = logging.getLogger("unirouter_integrations")
@@ -21,10 +23,11 @@ def as_check(escalate: object) -> Scorer | None:
     Raises:
         InvalidInputError: If it is no scorer, or one that needs a reference.
     """
+    scorer = None if escalate is None else as_scorer(escalate)
     if isinstance(escalate, str) and escalate not in _CHECKS:
         msg = f"The scorer {escalate!r} needs a reference, which a call has not; escalate by {' or '.join(_CHECKS)}."
         raise InvalidInputError(msg)
-    return None if escalate is None else as_scorer(escalate)
+    return scorer
 
 
 async def passes(check: Scorer, answer: Any, prompt: str, decision: RoutingDecision) -> bool:
@@ -32,16 +35,18 @@ async def passes(check: Scorer, answer: Any, prompt: str, decision: RoutingDecis
     try:
         score = await check.grade(answer_of(answer), Example(prompt))
     except Exception as error:  # noqa: BLE001  # a check that fails must not cost an answer that is paid for
-        _log.warning("The check of an answer of %s raised %s.", decision.model, type(error).__name__)
+        # What it says may quote the answer.
+        remedy = "a check should give True, False or a number from 0 to 1"
+        _log.warning("The check of an answer of %s raised %s; %s.", decision.model, type(error).__name__, remedy)
         return True
     return score.value is None or score.value >= _PASSED
 
 
 def after_check(router: UniRouter, decision: RoutingDecision) -> RoutingDecision | None:
     """The decision for the next better model after an answer that has not passed; None if there is none."""
-    return router.reroute(decision, "its answer did not pass", decision.better)
+    return router.reroute(decision, REJECTED, decision.better)
 
 
 def after_refusal(router: UniRouter, decision: RoutingDecision) -> RoutingDecision | None:
     """The decision for the next best model after a refusal; None if there is none."""
-    return router.reroute(decision, "it refused")
+    return router.reroute(decision, REFUSED)

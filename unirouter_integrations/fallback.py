@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from unirouter_integrations.decision import RoutingDecision
 from unirouter_integrations.router import UniRouter
@@ -25,9 +25,12 @@ _NAMES = re.compile(
 )
 _SAID = re.compile(
     r"context.?(length|window|overflow)|(prompt|input|request).{0,20} too (long|large)|(maximum|too many).{0,30}tokens"
-    r"|no generation chunks|^JSONDecode|ResponseValidation",  # LangChain's word for a stream without an answer
+    r"|no generation chunks|^JSONDecode|ResponseValidation"  # LangChain's word for a stream without an answer
+    r"|validation errors? for (LLM|Chat|Completion)",  # LlamaIndex's for an answer that is none
     re.IGNORECASE,
 )
+# OpenAI's client of LangChain, Azure, and Google's of LlamaIndex.
+_REFUSED = re.compile(r"Refusal\w*Error|content_filter|content management policy|terminated early: .{0,40}SAFETY")
 _MOST_READ = 2000
 _IN_A_ROW = 3
 
@@ -61,6 +64,11 @@ def is_survivable(error: BaseException) -> bool:
     return (status is None or status in _TOO_LONG) and bool(
         _SAID.search(f"{type(error).__name__}: {str(error)[:_MOST_READ]}")
     )
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error is a provider's refusal, or the work of its filter."""
+    return bool(_REFUSED.search(f"{type(error).__name__}: {str(error)[:_MOST_READ]}"))
 
 
 def retry_after(error: BaseException) -> float | None:
@@ -132,10 +140,14 @@ class Cooldowns:
 
 
 def next_best(
-    router: UniRouter, decision: RoutingDecision, error: Exception, cooldowns: Cooldowns
+    router: UniRouter,
+    decision: RoutingDecision,
+    error: Exception,
+    cooldowns: Cooldowns,
+    fallback: bool | Literal["refusals"],  # noqa: FBT001
 ) -> RoutingDecision | None:
     """The decision for the next best model after this one failed; None if none is left, or none could do better."""
-    if not is_survivable(error):
+    if not fallback or not (is_survivable(error) or (fallback == "refusals" and is_refusal(error))):
         return None
     if is_transient(error) or _status(error) in _STATUSES:  # too long an input says nothing of the model
         cooldowns.failed(decision.model, retry_after(error))

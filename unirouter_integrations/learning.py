@@ -173,7 +173,8 @@ class Learning:
         except Exception as error:  # noqa: BLE001  # a store may raise anything; learning waits, and nothing else does
             if not self._away:
                 self._away = True
-                _log.warning("Learning waits for %r, which raised %s.", self._store, type(error).__name__)
+                why = f": {error}" if type(error).__module__ == "sqlite3" else ""  # others may say where, and as whom
+                _log.warning("Learning waits for %r, which raised %s%s.", self._store, type(error).__name__, why)
         else:
             if self._away:
                 self._away = False

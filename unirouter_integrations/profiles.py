@@ -24,6 +24,7 @@ Estimator = Literal["empirical_bayes", "laplace", "mean"]
 ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
 _FORMAT = "unirouter profile"
 _FORMAT_VERSION = 1
+_MOST_VARIANCE = 0.25  # of what lies between 0 and 1
 _LAPLACE = 1.0
 # More shrinkage suits models that are good or bad at everything, less suits specialists. On recorded outcomes of
 # language models, with 60 to 600 prompts and 3 to 50 clusters, 8 was above 4 by up to 0.008 of area, and 16 above 8 by
@@ -195,7 +196,8 @@ class LLMProfile:
         * `"mean"`: e / n, the paper's eq. 12; the model's mean error where n = 0.
         * `"laplace"`: (e + 1) / (n + 2), which is 0.5 where n = 0.
         * `"empirical_bayes"`: the posterior under `prior`; without one, shrunk to the model's own mean error m as if
-          8 more prompts had given it, (e + 8m) / (n + 8).
+          8 more prompts had given it, (e + 8m) / (n + 8), where m is (E + 1) / (N + 2) of all N prompts: of one right
+          answer nobody knows that the model is never wrong.
 
         Args:
             estimator: One of the three.
@@ -209,7 +211,8 @@ class LLMProfile:
         if estimator == "empirical_bayes":
             if prior is not None:
                 return prior.posterior(self.counts, self.losses)
-            error = _shrunk(self.counts, self.losses, mean)
+            overall = (self.losses.sum() + _LAPLACE) / (self.counts.sum() + 2 * _LAPLACE)
+            error = _shrunk(self.counts, self.losses, overall)
             spread = _spread(self.counts, error * self.counts)
             return ClusterErrors(error, np.sqrt(spread / (self.counts + _OWN_MEAN_STRENGTH + 1)))
         error = _mean_where_seen(self.counts, self.losses, mean)
@@ -381,7 +384,7 @@ class ErrorPrior:
         gain = np.linalg.solve(self.covariance[np.ix_(seen, seen)] + np.diag(noise), self.covariance[seen])
         error = self.mean + (losses[seen] / n - self.mean[seen]) @ gain
         variance = np.diag(self.covariance) - (self.covariance[:, seen] * gain.T).sum(axis=1)
-        return ClusterErrors(np.clip(error, 0, 1), np.sqrt(np.maximum(variance, 0)))
+        return ClusterErrors(np.clip(error, 0, 1), np.sqrt(np.clip(variance, 0, _MOST_VARIANCE)))
 
 
 def check_losses(losses: Sequence[float] | Floats, length: int, what: str) -> Floats:

@@ -98,7 +98,7 @@ class UniRouter:
         self._learning: Learning | None = None
         self._explorer: np.random.Generator | None = None
         self._version: str | None = None
-        self._replaced = clusters
+        self._former: frozenset[str] = frozenset()
 
     @classmethod
     def fit(
@@ -264,14 +264,15 @@ class UniRouter:
         if not isinstance(profile, LLMProfile):
             msg = f"register() takes an LLMProfile (router.profile(...) makes one), not {type(profile).__name__}."
             raise InvalidInputError(msg)
-        if len(profile) != len(self.clusters) or profile.clusters not in (None, self.clusters.fingerprint):
-            msg = (
-                f"The profile of {profile.name!r} was measured on {len(profile)} clusters ({profile.clusters}), but "
-                f"this router has {len(self.clusters)} ({self.clusters.fingerprint}). Profile the model again with "
-                "this router."
-            )
-            raise InvalidInputError(msg)
         with self._lock:
+            clusters = self.clusters
+            if len(profile) != len(clusters) or profile.clusters not in (None, clusters.fingerprint):
+                msg = (
+                    f"The profile of {profile.name!r} was measured on {len(profile)} clusters ({profile.clusters}), "
+                    f"but this router has {len(clusters)} ({clusters.fingerprint}). Profile the model again with this "
+                    "router."
+                )
+                raise InvalidInputError(msg)
             self._pool = self._with([profile])
 
     def unregister(self, name: str) -> LLMProfile:
@@ -443,7 +444,7 @@ class UniRouter:
         Calls that are under way are decided as they began. Learning goes on with the new profiles.
         """
         with self._lock:
-            self._replaced, self._version = self.clusters, other._version
+            self._former, self._version = self._former | {self.clusters.fingerprint}, other._version
             self._prior, self._estimator = other._prior, other._estimator
             self._pool, self._cost_weight = other._pool, other._cost_weight
 
@@ -521,7 +522,8 @@ class UniRouter:
             budget: The expected cost per call, in the mean over the prompts, that must not be exceeded: gives the
                 smallest weight that keeps to it.
             quality: The share of the best single model's expected quality (1 - error) that must be kept, for instance
-                0.97: gives the largest weight that does.
+                0.97: gives the largest weight that does. There many prompts may be about to go to a cheaper model, and
+                prompts a little unlike these do: take others than those of the fit, and rather too high a share.
             among: The names of the candidates; None for all registered models.
 
         Returns:
@@ -604,11 +606,13 @@ class UniRouter:
                 estimator=state.value("estimator", str),  # type: ignore[arg-type]  # checked by the constructor
                 cost_weight=state.value("cost_weight", float),
             )
+            seen: set[str] = set()
             for row, record in enumerate(records):
                 profile = LLMProfile.from_record(record, counts[row], losses[row], costs[row])
-                if profile.name in router.models:
+                if profile.name in seen:
                     msg = f"{profile.name!r} is saved twice."
                     raise InvalidInputError(msg)  # noqa: TRY301
+                seen.add(profile.name)
                 router.register(profile)
         except InvalidInputError as error:
             msg = f"The router in {shown(path)!r} is damaged. {error}"
@@ -621,7 +625,8 @@ class UniRouter:
             return self._pool
         if not isinstance(among, Pool):
             return self._pool.among(_names(among))
-        if among.clusters.fingerprint not in (self.clusters.fingerprint, self._replaced.fingerprint):
+        now = self.clusters
+        if among.clusters is not now and among.clusters.fingerprint not in self._former | {now.fingerprint}:
             msg = "among is a snapshot of another router's models, over other clusters; take it from this router."
             raise InvalidInputError(msg)
         return among

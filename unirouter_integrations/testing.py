@@ -154,7 +154,7 @@ def _function_to_call(
     if not functions or tool_choice == "none":
         return None
     if tool_choice in {None, "auto"}:
-        return None if isinstance(messages[-1], ToolMessage) else next(iter(functions.values()))
+        return None if messages and isinstance(messages[-1], ToolMessage) else next(iter(functions.values()))
     if tool_choice in {"any", "required"}:
         question = max((place for place, message in enumerate(messages) if is_human(message)), default=0)
         answers = [message for message in messages[question:] if isinstance(message, AIMessage)]

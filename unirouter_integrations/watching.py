@@ -7,6 +7,7 @@ import os
 from typing import Self
 
 from unirouter_integrations.embedding import LocalEmbedder
+from unirouter_integrations.errors import InvalidInputError
 from unirouter_integrations.repeating import Repeating
 from unirouter_integrations.router import UniRouter
 from unirouter_integrations.storage import folder_version, shown
@@ -34,6 +35,9 @@ class Watch:
     """
 
     def __init__(self, router: UniRouter, path: str | os.PathLike[str], *, every: float = 60.0) -> None:
+        if not (isinstance(every, int | float) and every > 0):
+            msg = f"every should be a number of seconds above 0, but is {every!r}."
+            raise InvalidInputError(msg)
         self._router = router
         self._path = path
         self._unreadable = False

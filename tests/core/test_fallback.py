@@ -162,7 +162,7 @@ def test_a_rest_that_the_provider_asked_for_is_kept(clock: SimpleNamespace) -> N
     router = toy_router("soft")
     for _ in range(3):
         overflow = error("BadRequestError", "maximum context length is 8 tokens", status_code=400)
-        assert next_best(router, router.route("poem"), overflow, cooldowns) is not None
+        assert next_best(router, router.route("poem"), overflow, cooldowns, fallback=True) is not None
     assert cooldowns.resting(["poet"]) == {}
     quoting = error("OutputParserException", "Invalid json output: the context length of a model")
     assert not is_survivable(quoting)

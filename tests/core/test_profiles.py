@@ -351,3 +351,13 @@ def test_whole_memberships_count_like_labels(run: Any) -> None:
 def test_a_profile_describes_itself_in_one_line() -> None:
     """Name, how much was graded, how it did, what it costs."""
     assert repr(ARTICLE) == "LLMProfile('gpt', 1200 prompts over 3 clusters, mean error 0.300, cost 1)"
+
+
+@pytest.mark.parametrize("loss", [0.0, 1.0])
+def test_of_one_answer_nobody_knows_that_a_model_is_perfect(loss: float) -> None:
+    """Nor that it is always wrong; what is believed of it stays possible."""
+    profile = LLMProfile.from_outcomes("new", np.eye(3)[:1], [loss], cost=1)
+    for prior in (None, ErrorPrior.uninformed(3)):
+        error, std = profile.estimate(prior=prior)
+        assert np.all((error > 0.1) & (error < 0.9))
+        assert np.all((std > 0.1) & (std <= 0.5))

@@ -16,6 +16,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.rate_limiters import InMemoryRateLimiter
+from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers.context import collect_runs
 
 from unirouter_integrations import EmbeddingError, InvalidInputError, UniRouter, UnknownModelError
@@ -284,8 +285,13 @@ def test_a_router_inside_a_router_names_the_model_that_answered(llm: ChatUniRout
 
 
 def test_a_chain_in_the_place_of_a_model_is_named(router: UniRouter) -> None:
-    """Its answer is no message; the error says which one, and what to register instead."""
+    """Its answer is no message; the error says which one, before a call is paid for if that can be seen."""
     chain: Any = Echo(model_name="poet") | StrOutputParser()
+    with pytest.raises(
+        ValueError, match="'poet' should be a LangChain chat model, bare or bound, not RunnableSequence"
+    ):
+        ChatUniRouter(router=router, models={"poet": chain})
+    chain = Echo(model_name="poet") | RunnableLambda(lambda message: message.text)
     with pytest.raises(InvalidInputError, match=r"'poet' answered with \w+, not with an AIMessage"):
         ChatUniRouter(router=router, models={"poet": chain}).invoke("a poem")
 

@@ -127,8 +127,14 @@ def test_what_has_no_text_or_has_begun_is_not_checked(router: UniRouter) -> None
     form = {"title": "T", "type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     assert llm.with_structured_output(form).invoke("sum 3") == {"n": 3}
     assert next(llm.stream("sum")).response_metadata["unirouter"]["model"] == "cheap"
-    with pytest.raises(ValueError, match=r"'contains' needs a reference, .* escalate by confidence or"):
-        chat(router, "contains")
+    for wrong, said in (
+        ("contains", "needs a reference, .* escalate by confidence or"),
+        ("nope", "There is no scorer"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            chat(router, wrong)
+    with pytest.raises(ValueError, match=r"should be callable as f\(answer, example\)"):
+        chat(router, lambda answer: True)
 
 
 async def test_a_paid_answer_is_not_lost(router: UniRouter, caplog: pytest.LogCaptureFixture) -> None:
@@ -143,7 +149,7 @@ async def test_a_paid_answer_is_not_lost(router: UniRouter, caplog: pytest.LogCa
         raise ZeroDivisionError
 
     assert noted(chat(router, broken).invoke("sum"))[0] == "cheap"
-    assert "The check of an answer of cheap raised ZeroDivisionError." in caplog.text
+    assert "The check of an answer of cheap raised ZeroDivisionError; a check should" in caplog.text
 
 
 async def test_waiting_for_oneself_is_an_error(router: UniRouter) -> None:

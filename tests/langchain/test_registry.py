@@ -74,8 +74,10 @@ def test_terms_of_a_call_hold_for_one_router_only(router: UniRouter) -> None:
     outer = ChatUniRouter(router=outer_router, models={"team": team, "other": ChatFake(model="other")})
     for terms in ({"unirouter_model": "team"}, {"unirouter_among": ["team"]}):
         assert outer.invoke("sum", config={"configurable": terms}).text == "abacus: sum"
-    with pytest.raises(InvalidInputError, match="unirouter_among should be a list of names, but is 'team'"):
-        outer.invoke("sum", config={"configurable": {"unirouter_among": "team"}})
+    wrongs: list[Any] = ["team", [], 5]
+    for wrong in wrongs:
+        with pytest.raises(InvalidInputError, match="unirouter_among should be a list of one or more names, but is"):
+            outer.invoke("sum", config={"configurable": {"unirouter_among": wrong}})
 
 
 def test_a_price_that_is_needed_is_asked_for_before_anything_changes(router: UniRouter) -> None:
@@ -88,6 +90,18 @@ def test_a_price_that_is_needed_is_asked_for_before_anything_changes(router: Uni
     assert "bargain" not in router.models
     llm.register("bargain", ChatFake(model="bargain"), profile, price=Price(0, 0))
     assert llm.invoke("sum").text == "bargain: sum"
+
+
+def test_a_model_that_is_replaced_has_the_price_it_was_profiled_at(router: UniRouter) -> None:
+    """Not that of the model before it."""
+    llm = ChatUniRouter(router=router, models=ModelRegistry(fakes(), prices={name: Price(1, 2) for name in NAMES}))
+    noted = {"price": {"input": 50.0, "output": 60.0}}
+    profile = router.profile("poet", ["sum", "poem"], [0, 0], cost=1, metadata=noted)
+    llm.register("poet", ChatFake(model="poet"), profile)
+    assert isinstance(llm.models, ModelRegistry)
+    assert llm.models.price("poet") == Price(50, 60)
+    llm.register("poet", ChatFake(model="poet"), profile, price=Price(7, 8))
+    assert llm.models.price("poet") == Price(7, 8)
 
 
 def test_models_come_and_go_while_calls_are_in_flight(router: UniRouter) -> None:

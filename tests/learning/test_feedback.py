@@ -83,3 +83,37 @@ def test_an_answer_that_was_stored_can_be_scored(router: UniRouter, llm: ChatUni
         assert router.observe(json.loads(json.dumps(answer.response_metadata["unirouter"])), 0)
         learning.sync()
     assert router.profiles["abacus"].losses.sum() > before - 1
+
+
+def test_an_answer_that_somebody_else_gave_is_not_scored(router: UniRouter) -> None:
+    """Somebody who calls another model after a failure, and hands on what the first one was called with."""
+    feedback, run_id = UniRouterFeedback(router), uuid4()
+    noted = {f"unirouter_{key}": value for key, value in router.route("poem").as_dict().items()}
+    failing, spare = ChatFake(model="poet", error=TimeoutError()), ChatFake(model="spare")
+    chain = failing.with_fallbacks([spare])
+    assert (
+        chain.invoke("poem", RunnableConfig(run_id=run_id, callbacks=[feedback], metadata=noted)).text == "spare: poem"
+    )
+    assert feedback.observe(run_id, 1) == 0
+    failing.n_errors, failing.error, again = 1, TimeoutError(), uuid4()
+    failing.n_calls = 0
+    retried = failing.with_retry(retry_if_exception_type=(TimeoutError,), wait_exponential_jitter=False)
+    retried.invoke("poem", RunnableConfig(run_id=again, callbacks=[feedback], metadata=noted))
+    assert feedback.observe(again, 1) == 1
+
+
+def test_models_left_out_for_what_they_lack_keep_their_credit(router: UniRouter) -> None:
+    """In the same run another call went to them; they were not replaced."""
+    models = {name: ChatFake(model=name) for name in router.models}
+    models["poet"] = ChatFake(model="poet", profile={"tool_calling": False})
+    llm, feedback, run_id = ChatUniRouter(router=router, models=models), UniRouterFeedback(router), uuid4()
+
+    def count(n: int) -> int:
+        """Count."""
+        return n
+
+    chain = RunnableParallel(plain=llm, tools=llm.bind_tools([count]))
+    answers = chain.invoke("a poem", RunnableConfig(run_id=run_id, callbacks=[feedback]))
+    assert answers["plain"].response_metadata["unirouter"]["model"] == "poet"
+    assert "poet" in answers["tools"].response_metadata["unirouter"]["excluded"]
+    assert feedback.observe(run_id, 1) == 2

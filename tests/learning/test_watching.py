@@ -207,3 +207,21 @@ def test_a_snapshot_of_another_router_is_still_refused() -> None:
     assert router.route("a sum", among=snapshot).model == "a"
     with pytest.raises(InvalidInputError, match="snapshot of another router"):
         router.route("a sum", among=other_router(4, "a").registered(["a"]))
+
+
+def test_calls_that_were_begun_survive_any_number_of_swaps() -> None:
+    """A pool of models that is two versions old is still decided among."""
+    router = toy_router("soft")
+    pool, vector = router.registered(router.models), router.embed(["poem number i"])
+    for size in (2, 4, 3):
+        router.swap_in(other_router(size))
+    assert router.route_many(vectors=vector, among=pool)[0].model == "poet"
+    with pytest.raises(InvalidInputError, match="a snapshot of another router's models"):
+        router.route_many(vectors=vector, among=other_router(5).registered(["newcomer"]))
+
+
+@pytest.mark.parametrize("every", [0, -1, "5", None])
+def test_how_often_to_look_is_a_time(every: Any, tmp_path: Path) -> None:
+    """Anything else would look all the time, or never."""
+    with pytest.raises(InvalidInputError, match="every should be a number of seconds above 0"):
+        Watch(toy_router("soft"), tmp_path, every=every)

@@ -297,6 +297,42 @@ async def test_refusals_are_survived_if_asked(router: UniRouter, choice: dict[st
         assert noted(await llm.achat(MESSAGES))[0] == model
 
 
+async def test_refusals_that_are_errors_are_survived_if_asked(router: UniRouter) -> None:
+    """As Azure's filter and Google's client raise them; they are raised as they come otherwise."""
+    for said in ("Error code: 400 - {'code': 'content_filter'}", "Response was terminated early: SAFETY"):
+        for fallback in ("refusals", True):
+            llm = failing(router, "poet", error=RuntimeError(said), fallback=fallback)
+            if fallback is True:
+                with pytest.raises(RuntimeError):
+                    llm.complete("a poem")
+            else:
+                assert noted(llm.complete("a poem"))[0] == "oracle"
+                assert llm.predict(TEMPLATE, context_str="", query_str="a poem").startswith("oracle: ")
+
+
+async def test_a_loop_goes_on_with_the_model_whose_answer_stands(router: UniRouter) -> None:
+    """Not with the better ones, which have failed."""
+    llm = doubtful(router, lambda answer, example: False)
+    for name in ("poet", "oracle"):
+        llm.models[name] = Fake(model_name=name, error=TimeoutError())
+    first = llm.chat(MESSAGES)
+    assert noted(first)[0] == "abacus"
+    loop = [*MESSAGES, first.message, ChatMessage("Observation: 3")]
+    assert noted(llm.chat(loop))[0] == "abacus"
+    assert noted(await llm.achat(loop))[0] == "abacus"
+
+
+async def test_filled_in_forms_are_not_checked(router: UniRouter) -> None:
+    """In whichever way they are asked for."""
+    checked: list[str] = []
+    llm = doubtful(router, lambda answer, example: checked.append(answer.text))
+    given: dict[str, Any] = {"context_str": "", "query_str": "a poem"}
+    llm.as_structured_llm(Note).predict(TEMPLATE, **given)
+    await llm.as_structured_llm(Note).apredict(TEMPLATE, **given)
+    llm.as_structured_llm(Note).chat(MESSAGES)
+    assert checked == []
+
+
 def test_a_pickle_has_no_check(router: UniRouter) -> None:
     """Which may be a function or hold a key; it is not printed either."""
     llm = doubtful(router, lambda answer, example: False)

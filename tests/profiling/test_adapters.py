@@ -14,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import TOY_PROMPTS
+from langchain_core.output_parsers import StrOutputParser
 from openai_server import openai_server
+from pydantic import RootModel
 
 from unirouter_integrations import InvalidInputError, UniRouter
 from unirouter_integrations.profiling import Answer, Example, Price, Usage, as_model, profile_model, runner
-from unirouter_integrations.profiling.adapters import model_name, usage_of
+from unirouter_integrations.profiling.adapters import answer_of, is_same_model, model_name, usage_of
+from unirouter_integrations.testing import ChatFake
 
 QUESTION = Example("What is 2 times 3?")
 
@@ -346,3 +349,19 @@ def test_a_scorer_that_asks_a_model_is_asked_once(router: UniRouter, tmp_path: P
         )
     assert len(asked) == 2
     assert profile.mean_error == pytest.approx(1 - math.exp(-0.5))
+
+
+def test_forms_of_one_value_are_answers() -> None:
+    """As JSON, whatever they hold."""
+    assert answer_of(RootModel[str]("x")).text == '"x"'
+    assert answer_of(RootModel[None](None)).text == "null"
+
+
+def test_a_chain_with_a_judge_in_it_is_the_judge() -> None:
+    """Whichever of the two is the chain."""
+    model = ChatFake(model="m")
+    chain = model | StrOutputParser()
+    assert is_same_model(chain, chain)
+    assert is_same_model(chain, model)
+    assert is_same_model(model, chain)
+    assert not is_same_model(ChatFake(model="other"), chain)

@@ -375,6 +375,35 @@ def test_a_budget_counts_dear_calls_as_they_come(router: UniRouter) -> None:
         assert profile.metadata["answers_usd"] * 1e6 <= max(budget, 1000 + 4 * 100) + 0.001
 
 
+def test_a_budget_is_kept_where_the_output_is_limited(router: UniRouter) -> None:
+    """However dear the later answers are: what is under way counts as much as the limit allows."""
+
+    class Limited:
+        max_tokens = 100
+
+        async def __call__(self, prompt: str) -> Answer:
+            await asyncio.sleep(0)
+            return Answer("right", Usage(0, 1 if TOY_PROMPTS.index(prompt) < 20 else self.max_tokens))
+
+    for budget in (150, 500, 1000):
+        settings: dict[str, Any] = {"price": Price(0, 1), "max_cost": budget / 1e6, "max_concurrency": 16}
+        profile = profile_model("new", Limited(), EXAMPLES, router, **settings)
+        assert budget - 100 < profile.metadata["answers_usd"] * 1e6 <= budget + 0.001
+
+
+def test_a_model_that_ends_the_process_is_an_error(router: UniRouter) -> None:
+    """And the next run works."""
+    with pytest.raises(RuntimeError, match=r"It raised SystemExit"):
+        profile_model("new", lambda prompt: sys.exit(3), EXAMPLES, router, price=Price(0, 0))
+    assert profile_model("new", specialist, EXAMPLES, router, price=Price(0, 0)).metadata["answers"] == len(EXAMPLES)
+
+
+def test_without_examples_there_is_no_profile(router: UniRouter) -> None:
+    """The error says so."""
+    with pytest.raises(InvalidInputError, match="there are no examples"):
+        profile_model("new", specialist, [], router, price=Price(0, 0))
+
+
 def test_a_budget_that_not_even_the_first_prompt_fits_in_pays_for_nothing(router: UniRouter) -> None:
     """The prompt alone would be too dear."""
     model = Counted()

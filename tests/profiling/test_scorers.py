@@ -618,7 +618,7 @@ def test_the_name_of_a_callable_tells_it_from_another() -> None:
     names += [as_scorer(functools.partial(max, key=key)).name for key in (1, 2)]
     assert len(set(names)) == len(names)
     assert as_scorer(length_scorer(1)).name == as_scorer(length_scorer(1)).name
-    assert "length_scorer" in as_scorer(length_scorer).name
+    assert "length_scorer" in as_scorer(length_scorer(1)).name
 
 
 def test_what_is_no_scorer() -> None:
@@ -627,6 +627,8 @@ def test_what_is_no_scorer() -> None:
         as_scorer("exakt")
     with pytest.raises(InvalidInputError, match="Path is a class"):
         as_scorer(Path)
+    with pytest.raises(InvalidInputError, match=r"length_scorer' should be callable as f\(answer, example\)"):
+        as_scorer(length_scorer)
     with pytest.raises(InvalidInputError, match="int is not a scorer"):
         as_scorer(1)
     with pytest.raises(InvalidInputError, match=r"Chat is not a scorer.*judge\(model"):

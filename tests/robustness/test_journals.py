@@ -16,6 +16,7 @@ from unirouter_integrations.profiling import Example, Price, profile_model
 PROMPTS = ["add two numbers", "add three numbers", "write a poem", "write a song"]
 EXAMPLES = [Example(prompt=prompt, reference="yes") for prompt in PROMPTS]
 ANSWER = "yes, marked7answer"
+ASKED: list[str] = []
 
 
 @cache
@@ -32,6 +33,7 @@ def room() -> TemporaryDirectory[str]:
 
 async def says(prompt: str) -> str:
     """A model."""
+    ASKED.append(prompt)
     return ANSWER
 
 
@@ -121,3 +123,16 @@ def test_an_answer_that_is_no_text_is_stored(tmp_path: Path) -> None:
     """It was paid for."""
     first = profiled(tmp_path / "profiles.db", says_what_is_no_text)
     assert profiled(tmp_path / "profiles.db", says_what_is_no_text).losses.tolist() == first.losses.tolist()
+
+
+def test_an_older_journal_is_read(tmp_path: Path) -> None:
+    """Its answers are not paid for again."""
+    file = tmp_path / "older.db"
+    file.write_bytes(seed_journal())
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.execute("ALTER TABLE answers DROP COLUMN logprob")
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+    ASKED.clear()
+    assert profiled(file).mean_error == pytest.approx(0)
+    assert ASKED == []

@@ -21,6 +21,8 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except UniRouterError as error:
             raise click.ClickException(str(error)) from error
+        except BrokenPipeError:  # which click ends quietly
+            raise
         except OSError as error:
             msg = f"{type(error).__name__}: {error}"
             raise click.ClickException(msg) from error
@@ -28,7 +30,7 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
     epilog='Completion: eval "$(_UNIROUTER_COMPLETE=bash_source unirouter)", or zsh_source, or fish_source.',
 )
 @click.version_option(__version__, prog_name="unirouter")

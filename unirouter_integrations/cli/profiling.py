@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pkgutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from unirouter_integrations.cli.options import (
     json_option,
     print_json,
 )
-from unirouter_integrations.errors import InvalidInputError, MissingDependencyError
+from unirouter_integrations.errors import InvalidInputError, MissingDependencyError, UniRouterError
 from unirouter_integrations.profiling import Price
 
 _PRICES = (2, 3)
@@ -89,12 +91,10 @@ def profile(
     if is_url and price is None:
         msg = "A model behind a URL needs --price IN,OUT in USD per million tokens, or 0,0 if it is free."
         raise InvalidInputError(msg)
-    if output is not None:
-        output.mkdir(parents=True, exist_ok=True)  # now: after the run it would be too late to find out that it cannot
     chat_model = _model(model)
     common: dict[str, Any] = {
         "scorer": _object(scorer) if ":" in scorer else scorer,
-        "price": _price(price) if price is not None else None if _is_object(model) else profiling.price_of(model),
+        "price": _price_of(model, price),
         "journal": journal,
         "n": n,
     }
@@ -102,9 +102,12 @@ def profile(
         estimate = profiling.estimate(name, chat_model, profiling.read_examples(examples), loaded, **common)
         print_json(asdict(estimate)) if as_json else click.echo(str(estimate))
         return
-    found = profiling.profile_model(
-        name, chat_model, profiling.read_examples(examples), loaded, **common, **settings, progress=not as_json
-    )
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)  # now: after the run it would be too late to find out that it cannot
+    with _said_in_one_line(model):
+        found = profiling.profile_model(
+            name, chat_model, profiling.read_examples(examples), loaded, **common, **settings, progress=not as_json
+        )
     if output is not None:
         found.save(output)
     change = profiling.what_if(loaded, found)
@@ -124,12 +127,39 @@ def profile(
             }
         )
         return
+    if found.metadata["stopped_by"]:
+        click.echo(f"Stopped by {found.metadata['stopped_by']}, after {found.metadata['answers']} answers.")
     click.echo(repr(found))
     click.echo(str(change))
     if output is not None:
         click.echo(f"Saved: {output}")
     if registers:
         click.echo(f"Registered in {router}.")
+
+
+@contextmanager
+def _said_in_one_line(model: str) -> Iterator[None]:
+    """Errors of a provider's client, whatever they are, as ours."""
+    try:
+        yield
+    except (UniRouterError, OSError):
+        raise
+    except Exception as error:
+        said = " ".join([f"{model} failed with {type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
+        raise InvalidInputError(said) from error
+
+
+def _price_of(model: str, price: str | None) -> Price | None:
+    """The price that was given, or that of a provider's model; None to look it up by the name that an object has."""
+    from unirouter_integrations import profiling
+
+    if price is not None:
+        return _price(price)
+    try:
+        return None if _is_object(model) else profiling.price_of(model)
+    except UniRouterError as error:
+        msg = f"{error} On the command line: --price IN,OUT."
+        raise InvalidInputError(msg) from error
 
 
 def _model(named: str) -> Any:

@@ -222,6 +222,9 @@ def calibrate(
     """Set the cost weight of a saved ROUTER for a budget or a quality, on PROMPTS like those that will be routed."""
     from unirouter_integrations import UniRouter, evaluation
 
+    if (budget is None) == (quality is None):
+        msg = "Give either --budget or --quality."
+        raise InvalidInputError(msg)
     loaded = UniRouter.load(router, embedder=embedder)
     names = loaded.models if among is None else [name.strip() for name in among.split(",")]
     vectors = loaded.embed(evaluation.read_prompts(prompts))

@@ -61,7 +61,9 @@ def why_not(model: object, needs: Needs) -> str | None:
     for capability in sorted(needs.capabilities):
         if capability in _BOTH_WAYS:
             if not _takes_tools(model, bare, profile) and not (
-                capability == "structured_output" and profile.get(capability)
+                capability == "structured_output"
+                and profile.get(capability)
+                and hasattr(model, "with_structured_output")
             ):
                 return "it takes no tools" if capability == "tool_calling" else "it has no structured output"
         elif profile.get(capability) is False:

@@ -5,7 +5,16 @@ tokens twice, stream them twice and lose bound tools; delegating, every call is 
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from contextlib import suppress
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
@@ -209,7 +218,7 @@ class ChatUniRouter(BaseChatModel):
             raise InvalidInputError(_NO_PRICE.format(name))
         self.router.register(profile)  # first: it takes part only once its model is there as well
         if isinstance(self.models, ModelRegistry):
-            self.models.register(name, made, price=price)
+            self.models.register(name, made, price=_noted_price(profile) if price is None else price)
         else:
             self.models[name] = made
 
@@ -248,7 +257,7 @@ class ChatUniRouter(BaseChatModel):
             else:
                 following = self._after_refusal(answer, routed)
                 if following is None and self._may_escalate(answer, routed):
-                    following = self._after_check(routed, run_in_background(self._passes(answer, routed)))
+                    following = None if run_in_background(self._passes(answer, routed)) else self._after_check(routed)
                 if following is None:
                     return answer
                 doubted = answer
@@ -279,7 +288,7 @@ class ChatUniRouter(BaseChatModel):
             else:
                 following = self._after_refusal(answer, routed)
                 if following is None and self._may_escalate(answer, routed):
-                    following = self._after_check(routed, await self._passes(answer, routed))
+                    following = None if await self._passes(answer, routed) else self._after_check(routed)
                 if following is None:
                     return answer
                 doubted = answer
@@ -595,9 +604,10 @@ class ChatUniRouter(BaseChatModel):
     ) -> _Terms:
         needs = needs_of(messages, asked_for)
         weight = configurable.get("unirouter_cost_weight", self.cost_weight)
+        weight = self.router.cost_weight if weight is None else weight
         among = configurable.get("unirouter_among")
-        if isinstance(among, str):
-            msg = f"unirouter_among should be a list of names, but is {among!r}."
+        if among is not None and (isinstance(among, str) or not (isinstance(among, Collection) and among)):
+            msg = f"unirouter_among should be a list of one or more names, but is {among!r}."
             raise InvalidInputError(msg)
         forced = forced or configurable.get("unirouter_model")
         names = [forced] if forced is not None else list(models if among is None else among)
@@ -665,7 +675,7 @@ class ChatUniRouter(BaseChatModel):
 
     def _after_failure(self, error: Exception, routed: _Routed) -> _Routed | None:
         """The call as the next best model of the same decision takes it; None if none could do better."""
-        decision = next_best(self.router, routed.decision, error, self._cooldowns) if self.fallback else None
+        decision = next_best(self.router, routed.decision, error, self._cooldowns, self.fallback)
         return None if decision is None else routed._replace(decision=decision)
 
     def _after_refusal(self, answer: M, routed: _Routed) -> _Routed | None:
@@ -690,10 +700,8 @@ class ChatUniRouter(BaseChatModel):
         finally:
             var_child_runnable_config.reset(unseen)
 
-    def _after_check(self, routed: _Routed, passed: bool) -> _Routed | None:  # noqa: FBT001
-        """The call as the next better model takes it; None if the answer has passed."""
-        if passed:
-            return None
+    def _after_check(self, routed: _Routed) -> _Routed | None:
+        """The call as the next better model takes it."""
         decision = after_check(self.router, routed.decision)
         return None if decision is None else routed._replace(decision=decision)
 
@@ -750,13 +758,20 @@ class ChatUniRouter(BaseChatModel):
         """
         self._cooldowns.succeeded(routed.decision.model)
         if any(operation.method == "with_structured_output" for operation in self.operations):
-            return answer
+            filled: Any = answer
+            if isinstance(filled, dict) and isinstance(filled.get("raw"), AIMessage):  # include_raw
+                filled = {**filled, "raw": self._with_note(filled["raw"], routed)}
+            return cast("M", filled)
         if not isinstance(answer, AIMessage):
             msg = (
                 f"The model {routed.decision.model!r} answered with {type(answer).__name__}, not with an AIMessage. "
                 "Register the chat model itself, without a parser behind it."
             )
             raise InvalidInputError(msg)
+        return self._with_note(answer, routed)
+
+    @staticmethod
+    def _with_note(answer: M, routed: _Routed) -> M:
         metadata = {"unirouter": routed.decision.as_dict(), **answer.response_metadata}
         return answer.model_copy(update={"response_metadata": metadata})
 
@@ -764,10 +779,15 @@ class ChatUniRouter(BaseChatModel):
 def _price_of(name: str, models: Mapping[str, Any], profiles: Mapping[str, LLMProfile]) -> Price | None:
     """The price of a model in a registry, or the one that `profile_model` has noted; None if neither is there."""
     price = models.price(name) if isinstance(models, ModelRegistry) else None
-    noted = profiles[name].metadata.get("price") if name in profiles else None
-    if price is None and isinstance(noted, dict) and {"input", "output"} <= noted.keys() <= set(Price.__match_args__):
-        price = Price(**noted)
-    return price
+    return _noted_price(profiles[name]) if price is None and name in profiles else price
+
+
+def _noted_price(profile: LLMProfile) -> Price | None:
+    """The price that `profile_model` has noted in a profile."""
+    noted = profile.metadata.get("price")
+    if isinstance(noted, dict) and {"input", "output"} <= noted.keys() <= set(Price.__match_args__):
+        return Price(**noted)
+    return None
 
 
 def _without_terms(configurable: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.outputs import LLMResult
 from typing_extensions import override
 
+from unirouter_integrations.escalation import REFUSED, REJECTED
 from unirouter_integrations.router import UniRouter
 
 T = TypeVar("T")
@@ -22,6 +23,7 @@ class _Call(NamedTuple):
 
     decision: Mapping[str, Any]
     root: UUID
+    name: object
 
 
 class UniRouterFeedback(BaseCallbackHandler):
@@ -43,6 +45,7 @@ class UniRouterFeedback(BaseCallbackHandler):
         self._most = most
         self._roots: OrderedDict[UUID, UUID] = OrderedDict()  # the outermost run around each chain that was started
         self._started: OrderedDict[UUID, _Call] = OrderedDict()
+        self._failed: OrderedDict[UUID, list[_Call]] = OrderedDict()
         self._decisions: OrderedDict[UUID, list[Mapping[str, Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -87,12 +90,21 @@ class UniRouterFeedback(BaseCallbackHandler):
         noted = {key.removeprefix(_PREFIX): value for key, value in (metadata or {}).items() if key.startswith(_PREFIX)}
         if "cluster" in noted:
             with self._lock:
-                self._remember(self._started, run_id, _Call(noted, self._root(run_id, parent_run_id)))
+                call = _Call(noted, self._root(run_id, parent_run_id), (metadata or {}).get("ls_model_name"))
+                self._remember(self._started, run_id, call)
+
+    @override
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        with self._lock:
+            if (call := self._started.pop(run_id, None)) is not None:
+                self._remember(self._failed, call.root, [*self._failed.get(call.root, []), call])
 
     @override
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         with self._lock:
             call = self._started.pop(run_id, None)
+            if call is not None and any(_stands_in(call, failed) for failed in self._failed.get(call.root, [])):
+                return
             for run in {run_id, call.root} if call else ():
                 known = self._decisions.get(run, [])
                 if call and call.decision not in known:  # the calls of one loop of tools share a decision
@@ -109,8 +121,13 @@ class UniRouterFeedback(BaseCallbackHandler):
             runs.popitem(last=False)
 
 
+def _stands_in(call: _Call, failed: _Call) -> bool:
+    """Whether a call was made for a failed one by somebody who knows no router, such as `ModelFallbackMiddleware`."""
+    return call.decision == failed.decision and call.name != failed.name
+
+
 def _replaces(decision: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether the model of a decision answered in place of another one's, whose answer was refused or did not pass."""
+    """Whether the model of a decision answered in place of another one, which refused or whose answer did not pass."""
     same = ("cluster", "familiarity", "cost_weight")
-    replaced = other.get("model") in (decision.get("excluded") or {})
+    replaced = (decision.get("excluded") or {}).get(other.get("model")) in {REFUSED, REJECTED}
     return replaced and all(decision.get(key) == other.get(key) for key in same)

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.messages import AIMessage
-from langchain_core.runnables import Runnable
+from langchain_core.output_parsers import BaseOutputParser
+from langchain_core.runnables import Runnable, RunnableSequence
 from typing_extensions import override
 
 from unirouter_integrations.errors import InvalidInputError, MissingDependencyError
@@ -127,7 +128,8 @@ def checked_model(name: object, model: Any) -> Model:
             msg = f"The model {name!r} is named by a string, {model!r}; making it needs pip install langchain."
             raise MissingDependencyError(msg) from error
         return init_chat_model(model)
-    if not isinstance(model, Runnable) or isinstance(model, BaseLLM):
+    ends_in_parser = isinstance(model, RunnableSequence) and isinstance(model.last, BaseOutputParser)
+    if not isinstance(model, Runnable) or isinstance(model, BaseLLM) or ends_in_parser:
         msg = f"The model {name!r} should be a LangChain chat model, bare or bound, not {type(model).__name__}."
         raise InvalidInputError(msg)
     return model

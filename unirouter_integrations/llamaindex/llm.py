@@ -65,6 +65,14 @@ _SETTINGS_OF_MODELS = (
 )
 
 
+class _Moment(NamedTuple):
+    """What a call is decided by, as it was when the call came: its embedding may take a while."""
+
+    models: dict[str, LLM]
+    pool: Pool
+    cost_weight: float
+
+
 class _Chosen(NamedTuple):
     """The model of one call, and the decision as it is noted on every answer."""
 
@@ -124,7 +132,8 @@ class UniRouterLLM(FunctionCallingLLM):
         cost_weight: lambda for the calls of this LLM; None for the router's.
         fallback: Whether, after an error that another model could survive (rate limit, timeout, lost connection, server
             error, context overflow), the next best model of the same decision takes the call; of a stream only before
-            its first part. `"refusals"`: after a chat or a completion that was refused as well. The decision then names
+            its first part. `"refusals"`: after a refusal as well, where the provider raises an error or its answer to a
+            chat or a completion says so; the texts that templates give do not. The decision then names
             the model that answered, and those that failed among the excluded ones. Other errors, those within a loop of
             tool calls, and the last one's, are raised as they come.
         cooldown: For how many seconds a model rests that failed three times in a row, unless its provider says for how
@@ -133,8 +142,8 @@ class UniRouterLLM(FunctionCallingLLM):
         embedding_timeout: After how many seconds that is so; None for no limit.
         escalate: A scorer that checks answers, see `as_scorer`; the question is all it can compare them with. One that
             scores below 0.5 sends the call on to the next model that is expected to err less; both are paid. For
-            instance `judge(model)`, `"confidence"`, or a function of (answer, example). Streams, calls of tools and
-            `structured_predict` are not checked. If the better model fails, the answer stands.
+            instance `judge(model)`, `"confidence"`, `"probability"` (chats only), or a function of (answer, example).
+            Streams, calls of tools and filled-in forms are not checked. If the better model fails, the answer stands.
 
     Raises:
         InvalidInputError: From the constructor, if a model has no profile or is no LLM, `escalate` needs a reference,
@@ -426,45 +435,45 @@ class UniRouterLLM(FunctionCallingLLM):
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> "UniRouterLLM":
         return self.model_copy()
 
-    def _ask(self, call: Call, ask: Callable[[_Chosen], T]) -> T:
+    def _ask(self, call: Call, ask: Callable[[_Chosen], T], *, checked: bool = True) -> T:
         """What the chosen model gives, or the next best one if it fails, refuses or does not pass the check."""
-        chosen, doubted = self._choose(call), list[T]()
+        chosen, doubted = self._choose(call), list[tuple[_Chosen, T]]()
         while True:
             try:
                 chosen, answer = self._open(chosen, ask)
             except Exception:
                 if doubted:
-                    return doubted[-1]
+                    return self._standing(*doubted[-1])
                 raise
             self._cooldowns.succeeded(chosen.decision.model)
             following = self._after_refusal(answer, chosen)
-            if following is None and self._may_escalate(answer, chosen):
+            if following is None and checked and self._may_escalate(answer, chosen):
                 check = passes(self.escalate, answer, call.question, chosen.decision)
                 following = None if run_in_background(check) else self._after_check(chosen)
             if following is None:
                 return answer
+            doubted.append((chosen, answer))
             chosen = following
-            doubted.append(answer)
 
-    async def _aask(self, call: Call, ask: Callable[[_Chosen], Awaitable[T]]) -> T:
+    async def _aask(self, call: Call, ask: Callable[[_Chosen], Awaitable[T]], *, checked: bool = True) -> T:
         """`_ask`, awaited."""
-        chosen, doubted = await self._achoose(call), list[T]()
+        chosen, doubted = await self._achoose(call), list[tuple[_Chosen, T]]()
         while True:
             try:
                 chosen, answer = await self._aopen(chosen, ask)
             except Exception:
                 if doubted:
-                    return doubted[-1]
+                    return self._standing(*doubted[-1])
                 raise
             self._cooldowns.succeeded(chosen.decision.model)
             following = self._after_refusal(answer, chosen)
-            if following is None and self._may_escalate(answer, chosen):
+            if following is None and checked and self._may_escalate(answer, chosen):
                 passed = await passes(self.escalate, answer, call.question, chosen.decision)
                 following = None if passed else self._after_check(chosen)
             if following is None:
                 return answer
+            doubted.append((chosen, answer))
             chosen = following
-            doubted.append(answer)
 
     def _ask_stream(self, call: Call, ask: Callable[[_Chosen], Generator[T, None, None]]) -> Generator[T, None, None]:
         """The chosen model's stream, or the next best one's if it fails before its first part."""
@@ -485,6 +494,8 @@ class UniRouterLLM(FunctionCallingLLM):
                         raise
                     asked, answers = self._open(following, ask)
                 else:
+                    if not begun:
+                        self._cooldowns.succeeded(asked.decision.model)
                     return
 
         return going_on()
@@ -531,6 +542,8 @@ class UniRouterLLM(FunctionCallingLLM):
                     if following is None:
                         raise
                 else:
+                    if not begun:
+                        self._cooldowns.succeeded(asked.decision.model)
                     return
                 finally:
                     await answers.aclose()
@@ -539,35 +552,36 @@ class UniRouterLLM(FunctionCallingLLM):
         return going_on()
 
     def _choose(self, call: Call) -> _Chosen:
-        models = dict(self._models)
-        pool = self._router.registered(models)  # embedded and decided by one version of the router
+        moment = self._now()
         try:
-            vectors = within(self.embedding_timeout, lambda: pool.clusters.embed([call.question]))
+            vectors = within(self.embedding_timeout, lambda: moment.pool.clusters.embed([call.question]))
         except Exception as error:
             if self.default is None:
                 raise
-            return self._chosen(call, models, pool, _blind(pool), error)
-        return self._chosen(call, models, pool, vectors)
+            return self._chosen(call, moment, _blind(moment.pool), error)
+        return self._chosen(call, moment, vectors)
 
     async def _achoose(self, call: Call) -> _Chosen:
-        models = dict(self._models)
-        pool = self._router.registered(models)
+        moment = self._now()
         try:
-            vectors = await asyncio.wait_for(pool.clusters.aembed([call.question]), self.embedding_timeout)
+            vectors = await asyncio.wait_for(moment.pool.clusters.aembed([call.question]), self.embedding_timeout)
         except Exception as error:
             if self.default is None:
                 raise
-            return self._chosen(call, models, pool, _blind(pool), error)
-        return self._chosen(call, models, pool, vectors)
+            return self._chosen(call, moment, _blind(moment.pool), error)
+        return self._chosen(call, moment, vectors)
 
-    def _chosen(
-        self, call: Call, models: dict[str, LLM], pool: Pool, vectors: Vectors, failure: Exception | None = None
-    ) -> _Chosen:
-        names, excluded = able(models, call)
+    def _now(self) -> _Moment:
+        models, weight = dict(self._models), self.cost_weight
+        pool = self._router.registered(models)
+        return _Moment(models, pool, self._router.cost_weight if weight is None else weight)
+
+    def _chosen(self, call: Call, moment: _Moment, vectors: Vectors, failure: Exception | None = None) -> _Chosen:
+        names, excluded = able(moment.models, call)
         if failure is not None:
             names, others = without_embedding(self.default, names, failure)
             excluded |= others
-        pool = pool.registered(names)
+        pool = moment.pool.registered(names)
         before = self._recent.get(hash(call.question))
         if call.under_way and before in pool.names:
             pool = pool.among([before])
@@ -576,10 +590,10 @@ class UniRouterLLM(FunctionCallingLLM):
             if resting and len(resting) < len(pool.names):  # if all rest, one of them has to be tried
                 pool = pool.among([name for name in pool.names if name not in resting])
                 excluded |= resting
-        (decision,) = self._router.route_many(vectors=vectors, cost_weight=self.cost_weight, among=pool)
+        (decision,) = self._router.route_many(vectors=vectors, cost_weight=moment.cost_weight, among=pool)
         if excluded:
             decision = replace(decision, excluded=excluded)
-        return self._begun(decision, call, models)
+        return self._begun(decision, call, moment.models)
 
     def _begun(self, decision: RoutingDecision, call: Call, models: dict[str, LLM]) -> _Chosen:
         """Everybody told that the model of a decision is about to be called."""
@@ -590,9 +604,14 @@ class UniRouterLLM(FunctionCallingLLM):
         self._lend_callbacks(name, models[name])
         return _Chosen(cast("FunctionCallingLLM", models[name]), decision, decision.as_dict(), call, models)
 
+    def _standing(self, chosen: _Chosen, answer: T) -> T:
+        """An answer that stands although it is doubted: its model goes on with the question."""
+        self._remember(hash(chosen.call.question), chosen.decision.model)
+        return answer
+
     def _after_failure(self, error: Exception, chosen: _Chosen) -> _Chosen | None:
         """The call as the next best model of the same decision takes it; None if none could do better."""
-        decision = next_best(self._router, chosen.decision, error, self._cooldowns) if self.fallback else None
+        decision = next_best(self._router, chosen.decision, error, self._cooldowns, self.fallback)
         return None if decision is None else self._begun(decision, chosen.call, chosen.models)
 
     def _after_refusal(self, answer: object, chosen: _Chosen) -> _Chosen | None:
@@ -633,13 +652,15 @@ class _StructuredUniRouterLLM(StructuredLLM):
     @override
     def predict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
         call = call_of_template(self, prompt, prompt_args)
-        return self.llm._ask(call, lambda chosen: self._around(chosen).predict(prompt, **prompt_args))  # noqa: SLF001
+        return self.llm._ask(  # noqa: SLF001
+            call, lambda chosen: self._around(chosen).predict(prompt, **prompt_args), checked=False
+        )
 
     @override
     async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
         call = call_of_template(self, prompt, prompt_args)
         return await self.llm._aask(  # noqa: SLF001
-            call, lambda chosen: self._around(chosen).apredict(prompt, **prompt_args)
+            call, lambda chosen: self._around(chosen).apredict(prompt, **prompt_args), checked=False
         )
 
     @override

@@ -216,7 +216,7 @@ class UniRouterQueryEngine(BaseQueryEngine):
 
     def _after_failure(self, error: Exception, decision: RoutingDecision) -> RoutingDecision | None:
         """The decision for the next best model; None if none could do better."""
-        return next_best(self.router, decision, error, self._cooldowns) if self.fallback else None
+        return next_best(self.router, decision, error, self._cooldowns, self.fallback)
 
     def _synthesizer(self, name: str, model: LLM) -> BaseSynthesizer:
         """Made when a model is first chosen, and again if it was replaced."""

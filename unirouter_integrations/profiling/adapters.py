@@ -20,7 +20,6 @@ from typing import Any
 from unirouter_integrations.errors import InvalidInputError
 from unirouter_integrations.profiling.records import Answer, Example, Usage
 
-_MOST_THREADS = 256
 # Neither changes an answer, and a key that is replaced, or a longer timeout, should not pay for all of them again.
 _SECRET = re.compile(r"api_?key|secret|password|credential|authorization|headers|(^|_)token$", re.IGNORECASE)
 _NOT_OF_THE_ANSWER = frozenset(
@@ -35,6 +34,8 @@ _DETAILS = ("prompt_tokens_details", "input_tokens_details")
 # Anthropic reports these beside `input_tokens`, not in it.
 _BESIDE = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
+# The names of the limit of its output in the clients of providers.
+_MOST_OUTPUT = ("max_completion_tokens", "max_tokens", "max_output_tokens", "num_predict", "max_new_tokens")
 _ENDPOINTS = ("base_url", "openai_api_base", "api_base", "azure_endpoint", "endpoint_url")
 
 _counted: ContextVar[list[Any] | None] = ContextVar("unirouter_counted", default=None)
@@ -47,10 +48,12 @@ class AdaptedModel:
     Attributes:
         ask: From a prompt to what the model gives.
         settings: What its answers depend on (plain JSON), without keys; answers in the journal are found by it.
+        most_output: How many tokens it may write at most; None if it does not say.
     """
 
     ask: Callable[[str], Awaitable[Answer]]
     settings: Any
+    most_output: int | None = None
 
     async def __call__(self, example: Example) -> Answer:
         """The answer to an example."""
@@ -90,7 +93,7 @@ def as_model(model: object) -> AdaptedModel:
             "engine, or a callable from the prompt to a text or an Answer."
         )
         raise InvalidInputError(msg)
-    return AdaptedModel(lambda prompt: ask(x, prompt), plain(x))
+    return AdaptedModel(lambda prompt: ask(x, prompt), plain(x), _first(_bare(x), _MOST_OUTPUT))
 
 
 def model_name(model: object) -> str:
@@ -99,11 +102,15 @@ def model_name(model: object) -> str:
 
 
 def is_same_model(first: object, second: object) -> bool:
-    """Whether two models are one, or two objects for one model of a provider, or the second is a chain with it."""
+    """Whether two models are one, or two objects for one model of a provider, or one is a chain with the other."""
     one, other = _bare(first), _bare(second)
+    if one is other:
+        return True
     if steps := getattr(other, "steps", None):
         return any(is_same_model(one, step) for step in steps)
-    return one is other or (type(one) is type(other) and _identifier(one) == _identifier(other) is not None)
+    if steps := getattr(one, "steps", None):
+        return any(is_same_model(step, other) for step in steps)
+    return type(one) is type(other) and _identifier(one) == _identifier(other) is not None
 
 
 def plain(x: Any) -> Any:
@@ -235,8 +242,11 @@ def in_thread(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
             except StopIteration as stopped:  # which no future can hold
                 error = RuntimeError("It raised StopIteration.")
                 error.__cause__ = stopped
-            except BaseException as raised:  # noqa: BLE001  # it is raised where the call is awaited
+            except Exception as raised:  # noqa: BLE001  # it is raised where the call is awaited
                 error = raised
+            except BaseException as raised:  # noqa: BLE001  # such as SystemExit, which would end the event loop
+                error = RuntimeError(f"It raised {type(raised).__name__}.")
+                error.__cause__ = raised
             with suppress(RuntimeError):  # nobody waits any more, not even the loop
                 loop.call_soon_threadsafe(settle, result, error)
 
@@ -244,14 +254,6 @@ def in_thread(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
         return await done
 
     return call
-
-
-@cache
-def threads(pid: int) -> Any:  # noqa: ARG001  # a forked process has none of its parent's
-    """The threads in which synchronous models are called; they are started as they are needed."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    return ThreadPoolExecutor(_MOST_THREADS, "unirouter-profiling")
 
 
 def answer_of(output: Any) -> Answer:
@@ -271,9 +273,10 @@ def answer_of(output: Any) -> Answer:
         choices = _get(output.raw, "choices")
         logprob = _mean_logprob(choices[0]) if isinstance(choices, list) and choices else None
         return Answer(text or "", _usage_of_response(output), logprob=logprob)
-    output = output.model_dump(mode="json") if hasattr(output, "model_dump") else output
-    if isinstance(output, dict | list | int | float):
-        return Answer(json.dumps(output, ensure_ascii=False, default=str))
+    is_form = hasattr(output, "model_dump")
+    if is_form or isinstance(output, dict | list | int | float):
+        value = output.model_dump(mode="json") if is_form else output
+        return Answer(json.dumps(value, ensure_ascii=False, default=str))
     msg = f"A model should answer with a text, a message or an Answer, but this one gave {type(output).__name__}."
     raise InvalidInputError(msg)
 

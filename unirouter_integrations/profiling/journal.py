@@ -29,7 +29,7 @@ from unirouter_integrations.profiling.records import Answer, Example, Usage
 T = TypeVar("T")
 
 _APPLICATION = 0x756E6972  # "unir", in the header of the file
-_VERSION = 1
+_VERSION = 2
 _PATIENCE = 60.0
 _BEAT = 1.0
 _DEAD_AFTER = 5.0
@@ -43,6 +43,7 @@ _SCHEMA = (
     "CREATE TABLE claims (key BLOB PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID",
     "CREATE TABLE owners (owner TEXT PRIMARY KEY, seen REAL NOT NULL) WITHOUT ROWID",
 )
+_UPGRADES = {1: ("ALTER TABLE answers ADD COLUMN logprob REAL", "PRAGMA user_version = 2")}
 _ANSWER = (str | None, str | None, int | None, int | None, int | None, float, float | None)
 _GRADE = (float | int | None, float | int)
 
@@ -252,8 +253,8 @@ def _prepare(connection: sqlite3.Connection, where: str) -> None:
             connection.execute(f"{what}").fetchone()[0]
             for what in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_schema")
         )
-        if not tables:
-            for statement in _SCHEMA:
+        if not tables or (application == _APPLICATION and version in _UPGRADES):
+            for statement in _UPGRADES[version] if tables else _SCHEMA:
                 connection.execute(statement)
         elif application != _APPLICATION:
             msg = f"{where!r} is a database, but not a journal; name another file for the journal."
@@ -264,7 +265,7 @@ def _prepare(connection: sqlite3.Connection, where: str) -> None:
                 f"{_VERSION}. Upgrade unirouter-integrations."
             )
             raise StorageError(msg)
-        elif [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_schema")] != [*_SCHEMA[2:]]:
+        if [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_schema")] != [*_SCHEMA[2:]]:
             msg = f"The tables in {where!r} are not those of a journal; the file is damaged."
             raise StorageError(msg)
     until = time.monotonic() + _PATIENCE

@@ -7,6 +7,7 @@ profile does not depend on which call came back first, and no more is held than 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import random
@@ -14,7 +15,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence, Sized
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -28,7 +29,7 @@ from unirouter_integrations.clusters import PromptClusters
 from unirouter_integrations.errors import InvalidInputError
 from unirouter_integrations.fallback import is_transient, retry_after
 from unirouter_integrations.profiles import Floats, LLMProfile
-from unirouter_integrations.profiling.adapters import AdaptedModel, as_model, is_same_model, model_name, threads
+from unirouter_integrations.profiling.adapters import AdaptedModel, as_model, is_same_model, model_name
 from unirouter_integrations.profiling.journal import Entry, Grade, Journal, Keys, keys_of
 from unirouter_integrations.profiling.prices import Price, price_of
 from unirouter_integrations.profiling.records import Answer, Example, Usage, as_example
@@ -40,6 +41,9 @@ T = TypeVar("T")
 OnFailure = Literal["raise", "skip", "wrong"]
 StopWhen = float | Callable[[LLMProfile], bool]
 
+_log = logging.getLogger("unirouter_integrations")
+
+_MOST_THREADS = 256
 _BLOCK = 64
 _LEAST_WINDOW = 256
 _WINDOW_PER_CALL = 32
@@ -98,7 +102,9 @@ def profile_model(
         on_failure: What to do with an example whose call failed for good: "raise" the error, "skip" the example, or
             count it as "wrong". The profile's metadata says which.
         max_cost: How many USD this run may spend, the judge included. Calls under way count as much as the dearest so
-            far, so that only calls dearer than all before them can exceed it; the first one is made alone.
+            far; the first one is made alone. Where the model has a limit of its output, such as `max_tokens`, they
+            count as what so many tokens cost, and the budget is kept; otherwise it may be exceeded, by what the calls
+            under way cost more than the dearest before them.
         stop_when: When to stop early, asked after every 64 examples: a function of the profile so far, or the share
             of the prompts whose routing the intervals may leave open (see `WhatIf.undecided`).
         progress: Whether to show a progress bar where standard error is a terminal or a notebook.
@@ -384,7 +390,8 @@ class _Run:
     async def _ask(self, example: Example, keys: Keys) -> _Outcome:
         """Get an answer that this run has claimed, and grade it."""
         await self._subject.scorer.check(example)
-        least = self._subject.price.cost(Usage(len(example.prompt) // CHARACTERS_PER_TOKEN))
+        read = len(example.prompt) // CHARACTERS_PER_TOKEN
+        least = self._subject.price.cost(Usage(read, self._subject.model.most_output or 0))
         async with self._gate.call(least) as bill:
             if bill is None:
                 await self._journal.release(keys.answer)
@@ -479,7 +486,13 @@ class _Run:
                 f"{subject.name!r} cannot be profiled: of its calls {tally.failures} failed, and {tally.ungraded} "
                 f"answers could not be graded; there is no other.{why}"
             )
+            if not (tally.failures or tally.ungraded or why):
+                msg = f"{subject.name!r} cannot be profiled: there are no examples."
             raise InvalidInputError(msg) from self._last_failure
+        if self._gate.closed_by:
+            _log.info(
+                "The run of %s was stopped by %s, after %s answers.", subject.name, self._gate.closed_by, tally.answers
+            )
         return replace(
             profile,
             metadata={
@@ -678,14 +691,14 @@ def _bar(name: str, total: int | None, *, shown: bool) -> Any:
 
 
 @cache
-def _background_loop(pid: int) -> asyncio.AbstractEventLoop:
+def _background_loop(pid: int) -> asyncio.AbstractEventLoop:  # noqa: ARG001
     """An event loop that runs in a thread for as long as the process.
 
     One for all runs: clients keep connections open, and these are of no use in another loop. A forked process has none
     of its parent's threads and gets a loop of its own.
     """
     loop = asyncio.new_event_loop()
-    loop.set_default_executor(threads(pid))
+    loop.set_default_executor(ThreadPoolExecutor(_MOST_THREADS, "unirouter-profiling"))
     threading.Thread(target=loop.run_forever, name="unirouter-profiling", daemon=True).start()
     return loop
 

@@ -13,7 +13,7 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -127,6 +127,10 @@ def as_scorer(scorer: object) -> Scorer:
     if hasattr(scorer, "aevaluate"):
         return from_evaluator(scorer)
     if callable(scorer):
+        parameters = _parameters(scorer)
+        if "outputs" not in parameters and not _takes_two(parameters):
+            msg = f"The scorer {_name(scorer).partition(':')[0]!r} should be callable as f(answer, example)."
+            raise InvalidInputError(msg)
         return Scorer(_name(scorer), _called(scorer))
     remedy = "; to let a chat model judge: judge(model, rubric=...)" if hasattr(scorer, "ainvoke") else ""
     msg = f"{type(scorer).__name__} is not a scorer. Pass the name of one, or a callable (answer, example){remedy}."
@@ -358,7 +362,7 @@ def judge(model: object, *, rubric: str = RUBRIC, price: Price | None = None) ->
             return Score(None, cost, "The judge gave no score from 0 to 1.")
         return Score(value, cost, verdict.text.strip())
 
-    return Scorer(f"judge:{name}:{_digest(ask.settings, rubric, _JUDGE)}", function, model=model, asks=True)
+    return Scorer(f"judge:{name}:{_digest(ask.settings, rubric, _JUDGE)}", function, model=model)
 
 
 def from_evaluator(evaluator: Any, *, score_range: tuple[float, float] = (0.0, 1.0)) -> Scorer:
@@ -477,11 +481,20 @@ def _called(function: Callable[..., object]) -> _Grade:
     return grade
 
 
-def _parameters(function: Callable[..., object]) -> Collection[str]:
+def _parameters(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):  # some callables written in C have no signature
-        return ()
+        return {}
+
+
+def _takes_two(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Whether a callable with these parameters can be given an answer and an example."""
+    try:
+        inspect.Signature([*parameters.values()]).bind(None, None)
+    except TypeError:
+        return not parameters
+    return True
 
 
 def _name(function: Any) -> str:
