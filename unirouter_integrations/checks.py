@@ -8,11 +8,16 @@ from unirouter_integrations.errors import InvalidInputError
 from unirouter_integrations.router import UniRouter
 
 
-def check_profiles(router: UniRouter, names: Iterable[str]) -> None:
-    """Raise an error if the router has no profile of one of these models."""
+def check_router(router: object) -> None:
+    """Raise an error if this is no router."""
     if not isinstance(router, UniRouter):
         msg = f"router should be a UniRouter (UniRouter.load(path) makes one of a folder), not {type(router).__name__}."
         raise InvalidInputError(msg)
+
+
+def check_profiles(router: UniRouter, names: Iterable[str]) -> None:
+    """Raise an error if the router has no profile of one of these models."""
+    check_router(router)
     missing = [name for name in names if name not in router.profiles]
     if missing:
         msg = (

@@ -398,6 +398,13 @@ def test_a_model_that_ends_the_process_is_an_error(router: UniRouter) -> None:
     assert profile_model("new", specialist, EXAMPLES, router, price=Price(0, 0)).metadata["answers"] == len(EXAMPLES)
 
 
+def test_arguments_in_the_wrong_order_are_named(router: UniRouter) -> None:
+    """The router and the examples are easily exchanged."""
+    wrong: Any = EXAMPLES
+    with pytest.raises(InvalidInputError, match=r"router should be a UniRouter .* not list"):
+        profile_model("new", specialist, wrong, wrong, price=Price(0, 0))
+
+
 def test_without_examples_there_is_no_profile(router: UniRouter) -> None:
     """The error says so."""
     with pytest.raises(InvalidInputError, match="there are no examples"):

@@ -14,7 +14,7 @@ from unirouter_integrations.errors import InvalidInputError
 _FORMATS = ("records", "routerbench", "embedllm")
 
 
-@click.command()
+@click.command(short_help="Compare routers on recorded outcomes.")
 @click.argument("outcomes", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--format", "layout", type=click.Choice(_FORMATS), default="records", help="How the files are laid out.")
 @click.option("--sizes", default="50,100,200,400", show_default=True, help="Numbers of validation prompts.")
@@ -90,7 +90,7 @@ def evaluate(
         click.echo(f"Picture: {picture}", err=as_json)
 
 
-@click.command()
+@click.command(short_help="Write an HTML page about a router.")
 @click.argument("router", type=existing_folder)
 @click.argument("page", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--prompts", type=existing_file, help="Prompts like those in use.")
@@ -105,7 +105,7 @@ def report(*, router: Path, page: Path, prompts: Path | None, embedder: str | No
     print_json({"report": str(page)}) if as_json else click.echo(f"Report: {page}")
 
 
-@click.command()
+@click.command(short_help="What a new router would do otherwise.")
 @click.argument("before", type=existing_folder)
 @click.argument("after", type=existing_folder)
 @click.argument("prompts", type=existing_file)

@@ -27,7 +27,7 @@ _PRICES = (2, 3)
 _URLS = ("http://", "https://")
 
 
-@click.command()
+@click.command(short_help="Run a model over examples, grade and price it.")
 @click.option(
     "--model",
     required=True,

@@ -18,7 +18,7 @@ from unirouter_integrations.cli.options import (
 from unirouter_integrations.errors import InvalidInputError
 
 
-@click.command()
+@click.command(short_help="Learn from prompts which kinds there are.")
 @click.argument("prompts", type=existing_file)
 @click.argument("router", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
@@ -91,7 +91,7 @@ def fit(
         click.echo(f"  {each}")
 
 
-@click.command()
+@click.command(short_help="Let profiled models take part in a router.")
 @click.argument("router", type=existing_folder)
 @click.argument("profiles", nargs=-1, type=existing_folder)
 @click.option(
@@ -127,7 +127,7 @@ def register(
         click.echo("\n".join(f"Registered: {each!r}" for each in found))
 
 
-@click.command("list")
+@click.command("list", short_help="Print the models of a router.")
 @click.argument("router", type=existing_folder)
 @embedder_option
 @json_option
@@ -163,7 +163,7 @@ def list_models(*, router: Path, embedder: str | None, as_json: bool) -> None:
         )
 
 
-@click.command()
+@click.command(short_help="Say which model a prompt goes to, and why.")
 @click.argument("router", type=existing_folder)
 @click.argument("prompt", required=False)
 @click.option("--prompts", type=existing_file, help="A file of prompts in place of one.")
@@ -201,7 +201,7 @@ def route(
             click.echo(str(decision))
 
 
-@click.command()
+@click.command(short_help="Set the cost weight for a budget or a quality.")
 @click.argument("router", type=existing_folder)
 @click.argument("prompts", type=existing_file)
 @click.option("--budget", type=click.FloatRange(0), help="The mean expected cost per call that must not be exceeded.")

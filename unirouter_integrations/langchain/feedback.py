@@ -10,6 +10,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.outputs import LLMResult
 from typing_extensions import override
 
+from unirouter_integrations.checks import check_router
 from unirouter_integrations.escalation import REFUSED, REJECTED
 from unirouter_integrations.router import UniRouter
 
@@ -41,6 +42,7 @@ class UniRouterFeedback(BaseCallbackHandler):
     run_inline = True
 
     def __init__(self, router: UniRouter, *, most: int = 10_000) -> None:
+        check_router(router)
         self._router = router
         self._most = most
         self._roots: OrderedDict[UUID, UUID] = OrderedDict()  # the outermost run around each chain that was started

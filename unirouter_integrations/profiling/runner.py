@@ -25,6 +25,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
+from unirouter_integrations.checks import check_router
 from unirouter_integrations.clusters import PromptClusters
 from unirouter_integrations.errors import InvalidInputError
 from unirouter_integrations.fallback import is_transient, retry_after
@@ -189,6 +190,7 @@ async def aprofile_model(
     if not (stop_when is None or callable(stop_when) or 0 <= stop_when <= 1):
         msg = f"stop_when should be a function of the profile, or a share from 0 to 1, but is {stop_when!r}."
         raise InvalidInputError(msg)
+    check_router(router)
     subject = Subject.of(name, model, scorer, price)
     if n is not None:
         examples = await asyncio.to_thread(most_telling, list(map(as_example, examples)), n, router)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from unirouter_integrations.checks import check_router
 from unirouter_integrations.clusters import ClusterDescription
 from unirouter_integrations.decision import Pool, best
 from unirouter_integrations.evaluation.difference import RouterDifference
@@ -85,7 +86,7 @@ def _row(outlook: Outlook) -> str:
     mark, cluster = "?" if outlook.undecided else " ", outlook.cluster
     return (
         f"{mark} {cluster.share:6.1%}  {outlook.error:5.2f}  {low:.2f} to {high:.2f}  {outlook.cost:8.3g}  {goes}"
-        f"   ({', '.join(cluster.terms[:_TERMS])})"
+        f"   ({', '.join(cluster.terms[:_TERMS]) or 'no shared words'})"
     )
 
 
@@ -99,6 +100,7 @@ def what_if(router: UniRouter, profile: LLMProfile) -> WhatIf:
     Raises:
         InvalidInputError: If the profile was measured on other clusters than this router's.
     """
+    check_router(router)
     changed = copy.copy(router)
     changed.register(profile)
     weight, clusters, kinds = router.cost_weight, router.clusters.describe(), np.eye(len(router.clusters))
