@@ -17,6 +17,7 @@ from unirouter_integrations.router import UniRouter
 
 T = TypeVar("T")
 
+FAILED = "it failed with "
 _STATUSES = frozenset({408, 409, 425, 429, *range(500, 600)})
 _TOO_LONG = frozenset({400, 413, 422})
 _NAMES = re.compile(
@@ -26,11 +27,14 @@ _NAMES = re.compile(
 _SAID = re.compile(
     r"context.?(length|window|overflow)|(prompt|input|request).{0,20} too (long|large)|(maximum|too many).{0,30}tokens"
     r"|no generation chunks|^JSONDecode|ResponseValidation"  # LangChain's word for a stream without an answer
-    r"|validation errors? for (LLM|Chat|Completion)",  # LlamaIndex's for an answer that is none
+    r"|validation errors? for (LLM\w+EndEvent|ChatResponse|CompletionResponse)\b",  # LlamaIndex's for no answer
     re.IGNORECASE,
 )
 # OpenAI's client of LangChain, Azure, and Google's of LlamaIndex.
-_REFUSED = re.compile(r"Refusal\w*Error|content_filter|content management policy|terminated early: .{0,40}SAFETY")
+_REFUSED = re.compile(
+    r"^\w*(Refusal|ContentFilter)\w*Error:|'code': 'content_filter'|Azure OpenAI's content management policy"
+    r"|terminated early: .{0,40}SAFETY"
+)
 _MOST_READ = 2000
 _IN_A_ROW = 3
 
@@ -68,7 +72,11 @@ def is_survivable(error: BaseException) -> bool:
 
 def is_refusal(error: BaseException) -> bool:
     """Whether an error is a provider's refusal, or the work of its filter."""
-    return bool(_REFUSED.search(f"{type(error).__name__}: {str(error)[:_MOST_READ]}"))
+    name = type(error).__name__
+    if "OutputParser" in name or "Validation" in name:  # it quotes what the model has said
+        return False
+    by_code = getattr(error, "code", None) == "content_filter"
+    return by_code or bool(_REFUSED.search(f"{name}: {str(error)[:_MOST_READ]}"))
 
 
 def retry_after(error: BaseException) -> float | None:
@@ -151,7 +159,7 @@ def next_best(
         return None
     if is_transient(error) or _status(error) in _STATUSES:  # too long an input says nothing of the model
         cooldowns.failed(decision.model, retry_after(error))
-    return router.reroute(decision, f"it failed with {type(error).__name__}")
+    return router.reroute(decision, f"{FAILED}{type(error).__name__}")
 
 
 def without_embedding(default: str | None, names: Sequence[str], error: Exception) -> tuple[list[str], dict[str, str]]:

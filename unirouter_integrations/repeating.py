@@ -42,6 +42,6 @@ class Repeating:
 
 
 def _repeat(method: weakref.WeakMethod[Callable[[], None]], every: float, stopped: threading.Event) -> None:
-    while not stopped.wait(every) and (call := method()) is not None:
+    while not stopped.wait(min(every, threading.TIMEOUT_MAX)) and (call := method()) is not None:
         call()
         del call  # while the thread waits, it holds nothing

@@ -35,7 +35,7 @@ class Watch:
     """
 
     def __init__(self, router: UniRouter, path: str | os.PathLike[str], *, every: float = 60.0) -> None:
-        if not (isinstance(every, int | float) and every > 0):
+        if isinstance(every, bool) or not (isinstance(every, int | float) and every > 0):
             msg = f"every should be a number of seconds above 0, but is {every!r}."
             raise InvalidInputError(msg)
         self._router = router

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 from conftest import toy_router
 
-from unirouter_integrations.fallback import Cooldowns, is_survivable, is_transient, next_best, retry_after, within
+from unirouter_integrations.fallback import (
+    Cooldowns,
+    is_refusal,
+    is_survivable,
+    is_transient,
+    next_best,
+    retry_after,
+    within,
+)
 
 
 def error(name: str = "ApiError", text: str = "", **attributes: Any) -> Exception:
@@ -166,3 +174,30 @@ def test_a_rest_that_the_provider_asked_for_is_kept(clock: SimpleNamespace) -> N
     assert cooldowns.resting(["poet"]) == {}
     quoting = error("OutputParserException", "Invalid json output: the context length of a model")
     assert not is_survivable(quoting)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "attributes", "refused"),
+    [
+        ("BadRequestError", "Error code: 400 - {'error': {'code': 'content_filter'}}", {}, True),
+        ("BadRequestError", "The response was filtered", {"code": "content_filter"}, True),
+        ("OpenAIRefusalError", "I must not.", {}, True),
+        ("ContentFilterFinishReasonError", "Could not parse response content", {}, True),
+        ("RuntimeError", "Response was terminated early: SAFETY", {}, True),
+        ("ValueError", "unknown argument 'content_filter'", {}, False),
+        ("OutputParserException", "Azure OpenAI's content management policy is ...", {}, False),
+        ("ValidationError", "1 validation error for ChatTopic: {'code': 'content_filter'}", {}, False),
+        ("BadRequestError", "Error code: 400 - temperature is too high", {}, False),
+    ],
+)
+def test_refusals_are_told_from_what_quotes_them(
+    name: str, said: str, attributes: dict[str, Any], *, refused: bool
+) -> None:
+    """By the names and the words of providers, not by a text that a model has written."""
+    raised = error(name, said, **attributes)
+    assert is_refusal(raised) == refused
+    router, cooldowns = toy_router("soft"), Cooldowns(30)
+    following = next_best(router, router.route("poem"), raised, cooldowns, fallback="refusals")
+    assert (following is not None) == refused
+    assert next_best(router, router.route("poem"), raised, cooldowns, fallback=True) is None
+    assert cooldowns.resting(["poet"]) == {}

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableParallel
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableParallel
 
 from unirouter_integrations import UniRouter
 from unirouter_integrations.langchain import ChatUniRouter
@@ -100,6 +100,29 @@ def test_an_answer_that_somebody_else_gave_is_not_scored(router: UniRouter) -> N
     retried = failing.with_retry(retry_if_exception_type=(TimeoutError,), wait_exponential_jitter=False)
     retried.invoke("poem", RunnableConfig(run_id=again, callbacks=[feedback], metadata=noted))
     assert feedback.observe(again, 1) == 1
+
+
+def test_a_model_that_refused_by_an_error_after_its_answer_is_not_scored(router: UniRouter) -> None:
+    """As a parser of forms does, when the model's run has ended well."""
+
+    class OpenAIRefusalError(Exception):
+        """As langchain-openai has it."""
+
+    class Refusing(ChatFake):
+        def with_structured_output(self, schema: Any, **kwargs: Any) -> Any:
+            def parse(message: Any) -> Any:
+                raise OpenAIRefusalError
+
+            return self | RunnableLambda(parse)
+
+    models = {name: ChatFake(model=name) for name in router.models}
+    models["poet"] = Refusing(model="poet")
+    llm = ChatUniRouter(router=router, models=models, fallback="refusals")
+    feedback, run_id = UniRouterFeedback(router), uuid4()
+    form = {"title": "T", "type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    chain = ChatPromptTemplate.from_template("{kind} 3") | llm.with_structured_output(form)
+    assert chain.invoke({"kind": "poem"}, RunnableConfig(run_id=run_id, callbacks=[feedback])) == {"n": 3}
+    assert feedback.observe(run_id, 1) == 1
 
 
 def test_models_left_out_for_what_they_lack_keep_their_credit(router: UniRouter) -> None:

@@ -23,11 +23,13 @@ from unirouter_integrations.profiling import (
     Price,
     Usage,
     aprofile_model,
+    as_model,
     profile_model,
     runner,
     what_if,
 )
 from unirouter_integrations.profiling.scorers import Score, Scorer
+from unirouter_integrations.testing import ChatFake
 
 EXAMPLES = [Example(prompt, "right") for prompt in TOY_PROMPTS]
 PRICE = Price(1.0, 10.0)
@@ -385,10 +387,15 @@ def test_a_budget_is_kept_where_the_output_is_limited(router: UniRouter) -> None
             await asyncio.sleep(0)
             return Answer("right", Usage(0, 1 if TOY_PROMPTS.index(prompt) < 20 else self.max_tokens))
 
-    for budget in (150, 500, 1000):
+    for budget in (1000, 1500, 2500):
         settings: dict[str, Any] = {"price": Price(0, 1), "max_cost": budget / 1e6, "max_concurrency": 16}
         profile = profile_model("new", Limited(), EXAMPLES, router, **settings)
         assert budget - 100 < profile.metadata["answers_usd"] * 1e6 <= budget + 0.001
+    # A limit that is out of proportion does not keep the run from beginning.
+    profile = profile_model("new", Limited(), EXAMPLES[:10], router, price=Price(0, 1), max_cost=50 / 1e6)
+    assert profile.metadata["answers"] == 10
+    bound: Any = ChatFake(model="m").bind(max_tokens=7).with_config(tags=["x"])
+    assert (as_model(bound).most_output, as_model(ChatFake()).most_output) == (7, None)
 
 
 def test_a_model_that_ends_the_process_is_an_error(router: UniRouter) -> None:

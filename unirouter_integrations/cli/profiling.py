@@ -142,11 +142,11 @@ def _said_in_one_line(model: str) -> Iterator[None]:
     """Errors of a provider's client, whatever they are, as ours."""
     try:
         yield
-    except (UniRouterError, OSError):
-        raise
     except Exception as error:
+        if isinstance(error, UniRouterError) or (isinstance(error, OSError) and not isinstance(error, ConnectionError)):
+            raise
         said = " ".join([f"{model} failed with {type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
-        raise InvalidInputError(said) from error
+        raise InvalidInputError(" ".join(said.split())) from error
 
 
 def _price_of(model: str, price: str | None) -> Price | None:

@@ -56,7 +56,7 @@ def needs_of(messages: Sequence[BaseMessage], asked_for: Iterable[str]) -> Needs
 
 def why_not(model: object, needs: Needs) -> str | None:
     """Why a model cannot take a call; None if it can, or says nothing of what is needed."""
-    bare = _bare(model)
+    bare = bare_model(model)
     profile = _profile_of(bare)
     for capability in sorted(needs.capabilities):
         if capability in _BOTH_WAYS:
@@ -95,7 +95,7 @@ def joint_profile(models: Iterable[object]) -> dict[str, Any]:
     An input of any kind or length that one model takes is sent there, so for inputs the most of any counts. Everything
     else, such as what comes out, is claimed only where it holds whichever model is chosen.
     """
-    profiles = [_profile_of(_bare(model)) for model in models]
+    profiles = [_profile_of(bare_model(model)) for model in models]
     if not profiles or not all(profiles):
         return {}
     joint: dict[str, Any] = {}
@@ -123,7 +123,8 @@ def _takes_tools(model: object, bare: object, profile: Mapping[str, Any]) -> boo
     return not isinstance(bare, BaseChatModel) or type(bare).bind_tools is not BaseChatModel.bind_tools
 
 
-def _bare(model: object) -> object:
+def bare_model(model: object) -> object:
+    """The model without what is bound to it."""
     while isinstance(model, RunnableBindingBase):
         model = model.bound
     return model

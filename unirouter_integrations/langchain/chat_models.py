@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
-    Collection,
     Iterable,
     Iterator,
     Mapping,
@@ -216,9 +215,11 @@ class ChatUniRouter(BaseChatModel):
             raise InvalidInputError(msg)
         if self.sticky == "cache" and price is None and _price_of(name, self.models, {name: profile}) is None:
             raise InvalidInputError(_NO_PRICE.format(name))
+        if price is None and self.models.get(name) is not made:  # the price of the model before it is not its own
+            price = _noted_price(profile)
         self.router.register(profile)  # first: it takes part only once its model is there as well
         if isinstance(self.models, ModelRegistry):
-            self.models.register(name, made, price=_noted_price(profile) if price is None else price)
+            self.models.register(name, made, price=price)
         else:
             self.models[name] = made
 
@@ -606,9 +607,11 @@ class ChatUniRouter(BaseChatModel):
         weight = configurable.get("unirouter_cost_weight", self.cost_weight)
         weight = self.router.cost_weight if weight is None else weight
         among = configurable.get("unirouter_among")
-        if among is not None and (isinstance(among, str) or not (isinstance(among, Collection) and among)):
-            msg = f"unirouter_among should be a list of one or more names, but is {among!r}."
-            raise InvalidInputError(msg)
+        if among is not None:
+            among = list(among) if isinstance(among, Iterable) and not isinstance(among, str) else []
+            if not (among and all(isinstance(name, str) for name in among)):
+                msg = "unirouter_among should be a list of one or more names of models."
+                raise InvalidInputError(msg)
         forced = forced or configurable.get("unirouter_model")
         names = [forced] if forced is not None else list(models if among is None else among)
         unknown = [name for name in names if name not in models]

@@ -1,5 +1,6 @@
 """Feedback by run id: which decisions were made in a run, so that a score that comes later can be learnt from."""
 
+import json
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing_extensions import override
 
 from unirouter_integrations.checks import check_router
 from unirouter_integrations.escalation import REFUSED, REJECTED
+from unirouter_integrations.fallback import FAILED
 from unirouter_integrations.router import UniRouter
 
 T = TypeVar("T")
@@ -24,7 +26,7 @@ class _Call(NamedTuple):
 
     decision: Mapping[str, Any]
     root: UUID
-    name: object
+    name: str
 
 
 class UniRouterFeedback(BaseCallbackHandler):
@@ -47,7 +49,7 @@ class UniRouterFeedback(BaseCallbackHandler):
         self._most = most
         self._roots: OrderedDict[UUID, UUID] = OrderedDict()  # the outermost run around each chain that was started
         self._started: OrderedDict[UUID, _Call] = OrderedDict()
-        self._failed: OrderedDict[UUID, list[_Call]] = OrderedDict()
+        self._failed: OrderedDict[UUID, dict[str, set[str]]] = OrderedDict()  # by decision, the models that failed
         self._decisions: OrderedDict[UUID, list[Mapping[str, Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -92,20 +94,24 @@ class UniRouterFeedback(BaseCallbackHandler):
         noted = {key.removeprefix(_PREFIX): value for key, value in (metadata or {}).items() if key.startswith(_PREFIX)}
         if "cluster" in noted:
             with self._lock:
-                call = _Call(noted, self._root(run_id, parent_run_id), (metadata or {}).get("ls_model_name"))
+                call = _Call(noted, self._root(run_id, parent_run_id), str((metadata or {}).get("ls_model_name")))
                 self._remember(self._started, run_id, call)
 
     @override
     def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
         with self._lock:
             if (call := self._started.pop(run_id, None)) is not None:
-                self._remember(self._failed, call.root, [*self._failed.get(call.root, []), call])
+                failed = self._failed.get(call.root, {})
+                failed.setdefault(_key(call.decision), set()).add(call.name)
+                self._remember(self._failed, call.root, failed)
 
     @override
     def on_llm_end(self, response: LLMResult, *, run_id: UUID, **kwargs: Any) -> None:
         with self._lock:
             call = self._started.pop(run_id, None)
-            if call is not None and any(_stands_in(call, failed) for failed in self._failed.get(call.root, [])):
+            # A call that somebody who knows no router makes for a failed one, such as `ModelFallbackMiddleware`.
+            failed = self._failed.get(call.root, {}).get(_key(call.decision)) if call else None
+            if call and failed and call.name not in failed:
                 return
             for run in {run_id, call.root} if call else ():
                 known = self._decisions.get(run, [])
@@ -123,13 +129,12 @@ class UniRouterFeedback(BaseCallbackHandler):
             runs.popitem(last=False)
 
 
-def _stands_in(call: _Call, failed: _Call) -> bool:
-    """Whether a call was made for a failed one by somebody who knows no router, such as `ModelFallbackMiddleware`."""
-    return call.decision == failed.decision and call.name != failed.name
+def _key(decision: Mapping[str, Any]) -> str:
+    return json.dumps(decision, sort_keys=True, default=str)
 
 
 def _replaces(decision: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether the model of a decision answered in place of another one, which refused or whose answer did not pass."""
+    """Whether the model of a decision answered in place of another one, which failed, refused or did not pass."""
     same = ("cluster", "familiarity", "cost_weight")
-    replaced = (decision.get("excluded") or {}).get(other.get("model")) in {REFUSED, REJECTED}
-    return replaced and all(decision.get(key) == other.get(key) for key in same)
+    reason = str((decision.get("excluded") or {}).get(other.get("model")))
+    return reason.startswith((REFUSED, REJECTED, FAILED)) and all(decision.get(key) == other.get(key) for key in same)

@@ -11,6 +11,7 @@ from langchain_core.runnables import Runnable, RunnableSequence
 from typing_extensions import override
 
 from unirouter_integrations.errors import InvalidInputError, MissingDependencyError
+from unirouter_integrations.langchain.capabilities import bare_model
 from unirouter_integrations.profiling import Price
 
 Model = Runnable[LanguageModelInput, AIMessage]
@@ -128,8 +129,9 @@ def checked_model(name: object, model: Any) -> Model:
             msg = f"The model {name!r} is named by a string, {model!r}; making it needs pip install langchain."
             raise MissingDependencyError(msg) from error
         return init_chat_model(model)
-    ends_in_parser = isinstance(model, RunnableSequence) and isinstance(model.last, BaseOutputParser)
+    bare = bare_model(model)
+    ends_in_parser = isinstance(bare, RunnableSequence) and isinstance(bare.last, BaseOutputParser)
     if not isinstance(model, Runnable) or isinstance(model, BaseLLM) or ends_in_parser:
-        msg = f"The model {name!r} should be a LangChain chat model, bare or bound, not {type(model).__name__}."
+        msg = f"The model {name!r} should be a LangChain chat model, bare or bound, not {type(bare).__name__}."
         raise InvalidInputError(msg)
     return model

@@ -93,7 +93,7 @@ def as_model(model: object) -> AdaptedModel:
             "engine, or a callable from the prompt to a text or an Answer."
         )
         raise InvalidInputError(msg)
-    return AdaptedModel(lambda prompt: ask(x, prompt), plain(x), _first(_bare(x), _MOST_OUTPUT))
+    return AdaptedModel(lambda prompt: ask(x, prompt), plain(x), _most_output(x))
 
 
 def model_name(model: object) -> str:
@@ -103,14 +103,18 @@ def model_name(model: object) -> str:
 
 def is_same_model(first: object, second: object) -> bool:
     """Whether two models are one, or two objects for one model of a provider, or one is a chain with the other."""
-    one, other = _bare(first), _bare(second)
-    if one is other:
-        return True
-    if steps := getattr(other, "steps", None):
-        return any(is_same_model(one, step) for step in steps)
-    if steps := getattr(one, "steps", None):
-        return any(is_same_model(step, other) for step in steps)
-    return type(one) is type(other) and _identifier(one) == _identifier(other) is not None
+    return first is second or any(
+        one is other or (type(one) is type(other) and _identifier(one) == _identifier(other) is not None)
+        for one in _models_in(first)
+        for other in _models_in(second)
+    )
+
+
+def _models_in(model: Any) -> list[Any]:
+    """The model, or those in a chain; a parser or a prompt is none."""
+    bare = _bare(model)
+    steps = [found for step in getattr(bare, "steps", ()) for found in _models_in(step)]
+    return [step for step in steps if _identifier(step)] if hasattr(bare, "steps") else [bare]
 
 
 def plain(x: Any) -> Any:
@@ -142,6 +146,14 @@ def _bare(model: Any) -> Any:
     while hasattr(model, "bound"):
         model = model.bound
     return model
+
+
+def _most_output(model: Any) -> int | None:
+    """The limit of its output that a model was made or bound with."""
+    limit = _first(getattr(model, "kwargs", {}), _MOST_OUTPUT)
+    if limit is None:
+        limit = _most_output(model.bound) if hasattr(model, "bound") else _first(model, _MOST_OUTPUT)
+    return limit if limit is not None and limit > 0 else None
 
 
 def _identifier(model: Any) -> str | None:

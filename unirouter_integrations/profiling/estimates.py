@@ -61,7 +61,7 @@ def estimate(
     n: int | None = None,
     output_tokens: int = 300,
 ) -> Estimate:
-    """Say what `profile_model` with these arguments would take. Calls nothing, and changes no file.
+    """Say what `profile_model` with these arguments would take. Calls nothing, and pays for nothing.
 
     Args:
         name: See `profile_model`.

@@ -45,6 +45,7 @@ StopWhen = float | Callable[[LLMProfile], bool]
 _log = logging.getLogger("unirouter_integrations")
 
 _MOST_THREADS = 256
+_MOST_UNSPENT = 0.1
 _BLOCK = 64
 _LEAST_WINDOW = 256
 _WINDOW_PER_CALL = 32
@@ -103,9 +104,9 @@ def profile_model(
         on_failure: What to do with an example whose call failed for good: "raise" the error, "skip" the example, or
             count it as "wrong". The profile's metadata says which.
         max_cost: How many USD this run may spend, the judge included. Calls under way count as much as the dearest so
-            far; the first one is made alone. Where the model has a limit of its output, such as `max_tokens`, they
-            count as what so many tokens cost, and the budget is kept; otherwise it may be exceeded, by what the calls
-            under way cost more than the dearest before them.
+            far; the first one is made alone. It may be exceeded, by what the calls under way cost more than the dearest
+            before them. Where the model has a limit of its output, such as `max_tokens`, and so long an answer costs at
+            most a tenth of the budget, they count as that, and its answers do not exceed it.
         stop_when: When to stop early, asked after every 64 examples: a function of the profile so far, or the share
             of the prompts whose routing the intervals may leave open (see `WhatIf.undecided`).
         progress: Whether to show a progress bar where standard error is a terminal or a notebook.
@@ -392,9 +393,9 @@ class _Run:
     async def _ask(self, example: Example, keys: Keys) -> _Outcome:
         """Get an answer that this run has claimed, and grade it."""
         await self._subject.scorer.check(example)
-        read = len(example.prompt) // CHARACTERS_PER_TOKEN
-        least = self._subject.price.cost(Usage(read, self._subject.model.most_output or 0))
-        async with self._gate.call(least) as bill:
+        read, most = len(example.prompt) // CHARACTERS_PER_TOKEN, self._subject.model.most_output or 0
+        least, limit = (self._subject.price.cost(Usage(read, written)) for written in (0, most))
+        async with self._gate.call(limit if self._gate.can_wait_for(limit) else least) as bill:
             if bill is None:
                 await self._journal.release(keys.answer)
                 return _NOT_ASKED
@@ -596,7 +597,7 @@ class _Gate:
         self._max_cost = max_cost
         self._interval = 0.0 if requests_per_minute is None else _MINUTE / requests_per_minute
         self._next = 0.0
-        self._under_way = 0
+        self._under_way: list[float] = []
         self._dearest: float | None = None
         self._closed = asyncio.Event()
         self._changed = asyncio.Condition()
@@ -618,11 +619,15 @@ class _Gate:
             yield bill
         finally:
             async with self._changed:
-                self._under_way -= 1
+                self._under_way.remove(least)
                 self.spent += bill.spent
                 if bill.answered:
                     self._dearest = max(self._dearest or 0.0, bill.spent)
                 self._changed.notify_all()
+
+    def can_wait_for(self, cost: float) -> bool:
+        """Whether the budget leaves room for calls that might cost so much, or would end with much of it unspent."""
+        return self._max_cost is not None and cost <= self._max_cost * _MOST_UNSPENT
 
     async def wait(self) -> None:
         """Wait for one's turn.
@@ -653,11 +658,11 @@ class _Gate:
         """Whether a call may begin, as soon as the calls under way leave room for it."""
         async with self._changed:
             while not self.closed_by:
-                dear = max(self._dearest or 0.0, least)
-                fits = self._max_cost is None or self.spent + (self._under_way + 1) * dear <= self._max_cost
-                alone = self._under_way == 0
+                dear = sum(max(self._dearest or 0.0, each) for each in (*self._under_way, least))
+                fits = self._max_cost is None or self.spent + dear <= self._max_cost
+                alone = not self._under_way
                 if fits and (alone or self._max_cost is None or self._dearest is not None):
-                    self._under_way += 1
+                    self._under_way.append(least)
                     return True
                 if alone:
                     self.close(f"max_cost, {self._max_cost} USD, of which this run has spent {self.spent:.6g}")

@@ -59,6 +59,9 @@ class Score(NamedTuple):
 _Grade = Callable[[Answer, Example], Awaitable[object]]
 
 
+_OF_OPENEVALS = ("inputs", "outputs", "reference_outputs")
+
+
 @dataclass(frozen=True)
 class Scorer:
     """Grades answers.
@@ -128,7 +131,7 @@ def as_scorer(scorer: object) -> Scorer:
         return from_evaluator(scorer)
     if callable(scorer):
         parameters = _parameters(scorer)
-        if "outputs" not in parameters and not _takes_two(parameters):
+        if parameters is not None and not _takes(parameters):
             msg = f"The scorer {_name(scorer).partition(':')[0]!r} should be callable as f(answer, example)."
             raise InvalidInputError(msg)
         return Scorer(_name(scorer), _called(scorer))
@@ -468,7 +471,7 @@ def _at_once(function: Callable[[Answer, Example], object]) -> _Grade:
 def _called(function: Callable[..., object]) -> _Grade:
     """The same, awaited; in a thread if it is not async itself, because it may wait for a model."""
     is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
-    parameters = _parameters(function)
+    parameters = _parameters(function) or {}
 
     async def grade(answer: Answer, example: Example) -> object:
         call = partial(function, answer, example)
@@ -481,19 +484,20 @@ def _called(function: Callable[..., object]) -> _Grade:
     return grade
 
 
-def _parameters(function: Callable[..., object]) -> Mapping[str, inspect.Parameter]:
+def _parameters(function: Callable[..., object]) -> Mapping[str, inspect.Parameter] | None:
     try:
         return inspect.signature(function).parameters
     except (TypeError, ValueError):  # some callables written in C have no signature
-        return {}
+        return None
 
 
-def _takes_two(parameters: Mapping[str, inspect.Parameter]) -> bool:
-    """Whether a callable with these parameters can be given an answer and an example."""
+def _takes(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    """Whether a callable with these parameters can be given an answer and an example, or those of openevals."""
+    given = {name: None for name in _OF_OPENEVALS if name in parameters} if "outputs" in parameters else {}
     try:
-        inspect.Signature([*parameters.values()]).bind(None, None)
+        inspect.Signature([*parameters.values()]).bind(*(() if given else (None, None)), **given)
     except TypeError:
-        return not parameters
+        return False
     return True
 
 
