@@ -647,7 +647,8 @@ class UniRouter:
         return self._candidates(among), weight
 
     def _decided(self, pool: Pool, vectors: Vectors, weight: float) -> list[RoutingDecision]:
-        clusters, decisions = pool.clusters, list[RoutingDecision]()
+        clusters = pool.clusters
+        decisions: list[RoutingDecision] = []
         for start in range(0, len(vectors), _AT_ONCE):  # what lies between vectors and decisions stays small
             memberships = clusters.phi(vectors[start : start + _AT_ONCE])
             decisions += pool.decide(memberships, clusters.terms, weight, self._explorer)
