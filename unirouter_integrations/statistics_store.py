@@ -101,7 +101,7 @@ class SQLiteStatistics:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = os.fspath(path)
+        self._path = os.path.abspath(path)  # noqa: PTH100  # the working folder may be another one when it is next opened
 
     def __repr__(self) -> str:
         return f"SQLiteStatistics({self._path!r})"

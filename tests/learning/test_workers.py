@@ -292,7 +292,7 @@ def test_a_file_that_is_something_else_is_left_alone(tmp_path: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
     with pytest.raises(StorageError, match="Upgrade unirouter-integrations"):
         SQLiteStatistics(mine).add({"a": sums(1)}, "two")
-    assert repr(SQLiteStatistics("a.db")) == "SQLiteStatistics('a.db')"
+    assert repr(SQLiteStatistics("a.db")) == f"SQLiteStatistics({str(Path('a.db').absolute())!r})"
 
 
 def test_no_prompt_is_stored(tmp_path: Path) -> None:
@@ -302,3 +302,15 @@ def test_no_prompt_is_stored(tmp_path: Path) -> None:
         router.observe(router.route("a sum that nobody should read"), 0)
     assert b"nobody" not in (tmp_path / "statistics.db").read_bytes()
     assert b"abacus" in (tmp_path / "statistics.db").read_bytes()
+
+
+def test_a_relative_path_stays_where_it_was(router: UniRouter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if the process changes its working folder before it sends what was observed."""
+    (tmp_path / "before").mkdir()
+    (tmp_path / "after").mkdir()
+    monkeypatch.chdir(tmp_path / "before")
+    with router.learn("statistics.db", every=NEVER):
+        router.observe(router.route("sum"), 1.0)
+        monkeypatch.chdir(tmp_path / "after")
+    assert (tmp_path / "before" / "statistics.db").exists()
+    assert not (tmp_path / "after" / "statistics.db").exists()
