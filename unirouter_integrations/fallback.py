@@ -146,6 +146,13 @@ class Cooldowns:
             if state is not None and state.until is not None and state.until > now
         }
 
+    def rested(self, models: Sequence[str]) -> tuple[Sequence[str], dict[str, str]]:
+        """Those of some models that may be called, and why the others may not; all of them if all rest."""
+        resting = self.resting(models)
+        if not resting or len(resting) == len(models):
+            return models, {}
+        return [model for model in models if model not in resting], resting
+
 
 def next_best(
     router: UniRouter,

@@ -201,3 +201,12 @@ def test_refusals_are_told_from_what_quotes_them(
     assert (following is not None) == refused
     assert next_best(router, router.route("poem"), raised, cooldowns, fallback=True) is None
     assert cooldowns.resting(["poet"]) == {}
+
+
+def test_models_that_rest_are_called_only_if_all_do() -> None:
+    """Otherwise nobody would answer."""
+    cooldowns = Cooldowns(30)
+    assert cooldowns.rested(["mini", "large"]) == (["mini", "large"], {})
+    cooldowns.failed("mini", 60)
+    assert cooldowns.rested(["mini", "large"]) == (["large"], cooldowns.resting(["mini"]))
+    assert cooldowns.rested(["mini"]) == (["mini"], {})

@@ -340,3 +340,20 @@ def test_a_pickle_has_no_check(router: UniRouter) -> None:
     assert "escalate" not in repr(llm)
     assert "escalate" not in llm.to_dict()
     assert copy.deepcopy(llm).escalate is llm.escalate
+
+
+def test_where_all_rest_the_one_that_answers_is_not_among_the_excluded(router: UniRouter) -> None:
+    """One of them has to be tried, by the query engine as by the LLM."""
+    models: dict[str, Any] = fakes()
+    retriever = toy_index(ToyEmbedding()).as_retriever()
+    engine = UniRouterQueryEngine(router=router, models=models, retriever=retriever)
+    for model in models.values():
+        model.error = TimeoutError("too slow")
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            engine.query("a poem")
+    for model in models.values():
+        model.error = None
+    decision = (engine.query("a poem").metadata or {})["unirouter"]
+    assert decision["model"] == "poet"
+    assert decision.get("excluded", {}) == {}

@@ -628,11 +628,9 @@ class ChatUniRouter(BaseChatModel):
         elif forced is None and self.sticky == "cache":
             surcharges = history_costs(messages, self._prices(names))
         names_of_able, reasons = able({name: models[name] for name in names}, needs)
-        resting = self._cooldowns.resting(names_of_able)
-        if len(resting) < len(names_of_able):  # if all rest, one of them has to be tried
-            names_of_able = tuple(name for name in names_of_able if name not in resting)
-            reasons |= resting
-        return _Terms(weight, names_of_able, tuple(reasons.items()), tuple(surcharges.items()))
+        rested, resting = self._cooldowns.rested(names_of_able)
+        reasons |= resting
+        return _Terms(weight, tuple(rested), tuple(reasons.items()), tuple(surcharges.items()))
 
     def _prices(self, names: Iterable[str]) -> dict[str, Price]:
         """The prices of these models, from the registry or from what `profile_model` has noted."""

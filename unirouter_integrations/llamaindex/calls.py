@@ -8,6 +8,8 @@ from llama_index.core.base.llms.types import ToolCallBlock
 from llama_index.core.llms import LLM, ChatMessage, ChatResponse, CompletionResponse, MessageRole
 from llama_index.core.prompts import BasePromptTemplate
 
+from unirouter_integrations.profiling.adapters import field_of
+
 _CHARACTERS_PER_TOKEN = 4
 _ANSWERERS = frozenset({MessageRole.ASSISTANT, MessageRole.MODEL, MessageRole.CHATBOT})
 # What ReActAgent says in the user's name: a tool's answer, and complaints about the form of the model's.
@@ -72,15 +74,11 @@ def is_text(answer: object) -> bool:
 def is_refusal(answer: object) -> bool:
     """Whether a provider says of a chat or a completion that it is a refusal or was filtered."""
     raw = getattr(answer, "raw", None)
-    choices = _get(raw, "choices") or _get(raw, "candidates")
+    choices = field_of(raw, "choices") or field_of(raw, "candidates")
     first = choices[0] if isinstance(choices, list) and choices else None
-    ended = _get(first, "finish_reason") or _get(first, "finishReason")
+    ended = field_of(first, "finish_reason") or field_of(first, "finishReason")
     return bool(
-        _get(_get(first, "message"), "refusal")
+        field_of(field_of(first, "message"), "refusal")
         or str(getattr(ended, "name", ended)) in {"content_filter", "refusal", "SAFETY"}
-        or _get(raw, "stop_reason") == "refusal"
+        or field_of(raw, "stop_reason") == "refusal"
     )
-
-
-def _get(x: Any, name: str) -> Any:
-    return x.get(name) if isinstance(x, Mapping) else getattr(x, name, None)

@@ -586,10 +586,9 @@ class UniRouterLLM(FunctionCallingLLM):
         if call.under_way and before in pool.names:
             pool = pool.among([before])
         else:
-            resting = self._cooldowns.resting(pool.names)
-            if resting and len(resting) < len(pool.names):  # if all rest, one of them has to be tried
-                pool = pool.among([name for name in pool.names if name not in resting])
-                excluded |= resting
+            rested, resting = self._cooldowns.rested(pool.names)
+            pool = pool.among(rested)
+            excluded |= resting
         (decision,) = self._router.route_many(vectors=vectors, cost_weight=moment.cost_weight, among=pool)
         if excluded:
             decision = replace(decision, excluded=excluded)

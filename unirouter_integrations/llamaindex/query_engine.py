@@ -202,10 +202,8 @@ class UniRouterQueryEngine(BaseQueryEngine):
         pool = self.router.registered(models)
         if not pool.given:
             raise NoModelError(NO_MODELS)
-        resting = self._cooldowns.resting(pool.names)
-        if resting and len(resting) < len(pool.names):  # if all rest, one of them has to be tried
-            pool = pool.among([name for name in pool.names if name not in resting])
-        (decision,) = self.router.route_many(vectors=vector, cost_weight=self.cost_weight, among=pool)
+        rested, resting = self._cooldowns.rested(pool.names)
+        (decision,) = self.router.route_many(vectors=vector, cost_weight=self.cost_weight, among=pool.among(rested))
         return replace(decision, excluded=resting) if resting else decision
 
     def _begun(self, decision: RoutingDecision, models: dict[str, LLM]) -> BaseSynthesizer:

@@ -282,7 +282,7 @@ def answer_of(output: Any) -> Answer:
         return Answer(str(output.text), usage_of(output.usage_metadata), calls, logprob=logprob)
     if hasattr(output, "raw") and hasattr(output, "delta"):  # a chat or a completion of LlamaIndex
         text = output.message.content if hasattr(output, "message") else output.text
-        choices = _get(output.raw, "choices")
+        choices = field_of(output.raw, "choices")
         logprob = _mean_logprob(choices[0]) if isinstance(choices, list) and choices else None
         return Answer(text or "", _usage_of_response(output), logprob=logprob)
     is_form = hasattr(output, "model_dump")
@@ -295,15 +295,15 @@ def answer_of(output: Any) -> Answer:
 
 def _mean_logprob(metadata: Any) -> float | None:
     """The mean log-probability of the tokens of an answer, as OpenAI and those who follow it report them."""
-    tokens = _get(_get(metadata, "logprobs"), "content")
-    found = [_get(token, "logprob") for token in tokens] if isinstance(tokens, list) else []
+    tokens = field_of(field_of(metadata, "logprobs"), "content")
+    found = [field_of(token, "logprob") for token in tokens] if isinstance(tokens, list) else []
     known = [value for value in found if isinstance(value, int | float)]
     return sum(known) / len(known) if known else None
 
 
 def _usage_of_response(response: Any) -> Usage | None:
     raw = response.raw
-    found = usage_of(_get(raw, "usage") or _get(raw, "usage_metadata") or raw)
+    found = usage_of(field_of(raw, "usage") or field_of(raw, "usage_metadata") or raw)
     return found or usage_of(response.additional_kwargs)
 
 
@@ -313,8 +313,8 @@ def usage_of(report: Any) -> Usage | None:
     if read is None and written is None:
         return None
     beside = [_count(report, name) or 0 for name in _BESIDE]
-    cached = [_count(_get(report, details), "cached_tokens") or 0 for details in _DETAILS]
-    cached += [_count(_get(report, "input_token_details"), "cache_read") or 0]
+    cached = [_count(field_of(report, details), "cached_tokens") or 0 for details in _DETAILS]
+    cached += [_count(field_of(report, "input_token_details"), "cache_read") or 0]
     cached += [_count(report, "cached_content_token_count") or 0, beside[0]]
     thought = _count(report, "thoughts_token_count") or 0  # which Google does not count among those of the candidates
     return Usage((read or 0) + sum(beside), (written or 0) + thought, max(cached))
@@ -324,12 +324,13 @@ def _total(used: Sequence[Usage]) -> Usage:
     return Usage(*map(sum, zip(*used, strict=True)))
 
 
-def _get(x: Any, name: str) -> Any:
+def field_of(x: Any, name: str) -> Any:
+    """A field of what a provider reports, which is a mapping with some clients and an object with others."""
     return x.get(name) if isinstance(x, Mapping) else getattr(x, name, None)
 
 
 def _count(x: Any, name: str) -> int | None:
-    value = _get(x, name)
+    value = field_of(x, name)
     return value if isinstance(value, int) else None
 
 
