@@ -1,10 +1,10 @@
-"""Route the questions to an agent: each goes, with all its tool calls, to the cheapest model that will get it right.
+"""Route the questions to an agent: each goes, with all its tool calls, to the cheapest model that gets it right.
 
     pip install langchain
     python examples/agent_with_tools.py
 
 needs no key and no network: the models are small local programs (see `local_models.py`), some of which know how to use
-the agent's tool. Real chat models take their place as they are.
+the agent's tool. Real chat models can take their place without other changes.
 """
 
 import re
@@ -24,6 +24,7 @@ from unirouter_integrations import UniRouter
 from unirouter_integrations.langchain import UniRouterMiddleware
 
 ORDERS = {f"{1000 + n}": ("packed", "on its way", "delivered")[n % 3] for n in range(60)}
+COSTS = {"abacus": 0.1, "clerk": 0.2, "scholar": 5.0}  # USD per 1,000 questions
 ABOUT = """\
 The models are small LOCAL PROGRAMS behind LangChain's chat model interface, no language models, with made-up prices:
 an abacus that calculates, a clerk that asks the tool about orders, and a scholar that does both and writes.
@@ -37,7 +38,7 @@ def order_status(number: str) -> str:
 
 
 class LocalAgentModel(LocalChatModel):
-    """A local program that may know how to use the tool: it reads the number, asks, and reports what the tool said."""
+    """A local program that may know how to use the tool: it finds the number, calls the tool, reports the result."""
 
     asks_tools: bool
 
@@ -72,19 +73,18 @@ def main() -> None:
         "clerk": LocalAgentModel(model_name="clerk", solvers=(), asks_tools=True),
         "scholar": LocalAgentModel(model_name="scholar", solvers=(count_and_shape, write, arithmetic), asks_tools=True),
     }
-    prices = {"abacus": 0.1, "clerk": 0.2, "scholar": 5.0}  # USD per 1,000 questions
     right = {f"Where is order {number} now?": status for number, status in list(ORDERS.items())[:40]}
     right |= {f"What is {n} times {n + 2}?": str(n * (n + 2)) for n in range(11, 51)}
     right |= {f"Write a poem of two lines about {n} birds.": f"{n} birds" for n in range(2, 42)}
 
-    losses = {}
+    scores = {}
     for name, model in models.items():
         alone = create_agent(model, [order_status])
         answers = [alone.invoke({"messages": [HumanMessage(question)]})["messages"][-1].text for question in right]
-        losses[name] = [float(word not in answer) for word, answer in zip(right.values(), answers, strict=True)]
-    router = UniRouter.fit(list(right), outcomes=losses)
-    for name, price in prices.items():
-        router.register(router.profile(name, list(right), losses[name], cost=price))
+        scores[name] = [float(word in answer) for word, answer in zip(right.values(), answers, strict=True)]
+    router = UniRouter.fit(list(right), scores=scores)
+    for name, cost in COSTS.items():
+        router.register(router.profile(name, list(right), scores[name], cost=cost))
         print(router.profiles[name])
     router.cost_weight = 0.02  # a wrong answer is as bad as 50 USD per 1,000 questions
 
@@ -100,9 +100,9 @@ def main() -> None:
             calls = [f"calls {call['name']}({call['args']['number']})" for call in getattr(message, "tool_calls", [])]
             print(f"   {message.type:>4}: {', '.join(calls) or ' / '.join(message.text.splitlines())}")
         why = result["unirouter_route"]
-        terms = ", ".join(router.clusters.terms[why["cluster"]][:3])
+        keywords = ", ".join(router.clusters.keywords[why["cluster"]][:3])
         print(
-            f"    why: {why['model']} for cluster {why['cluster']} ({terms}): expected error "
+            f"    why: {why['model']} for cluster {why['cluster']} ({keywords}): expected error "
             f"{why['expected_error']:.2f} ± {why['expected_error_std']:.2f} at cost {why['expected_cost']:.3g}"
         )
 

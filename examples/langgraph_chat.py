@@ -1,10 +1,10 @@
-"""A chat in LangGraph over a router: checkpointed, streamed, and either routed anew or kept with one model.
+"""A chat in LangGraph over a router: checkpointed, streamed, and routed per question or kept with one model.
 
     pip install langgraph
     python examples/langgraph_chat.py
 
-needs no key and no network: the models are small local programs (see `local_models.py`). Real chat models take their
-place as they are.
+needs no key and no network: the models are small local programs (see `local_models.py`). Real chat models can take
+their place without other changes.
 """
 
 from typing import Any
@@ -25,20 +25,20 @@ an abacus that calculates, and a scholar that also writes, at fifty times the pr
 TURNS = ("What is 63 times 7?", "Write a poem of two lines about a cat.", "What is 12 times 12?")
 
 
-def fitted() -> UniRouter:
-    """A router over the two models; for real ones, the losses come from graded answers."""
+def fitted_router() -> UniRouter:
+    """A router over the two models. For real models, the scores come from graded answers."""
     prompts = [f"What is {n} times {n + 2}?" for n in range(11, 51)]
     prompts += [f"Write a poem of two lines about {n} birds." for n in range(2, 42)]
-    losses = {"abacus": [0.0] * 40 + [1.0] * 40, "scholar": [0.0] * 80}
-    router = UniRouter.fit(prompts, outcomes=losses)
+    scores = {"abacus": [1.0] * 40 + [0.0] * 40, "scholar": [1.0] * 80}
+    router = UniRouter.fit(prompts, scores=scores)
     for name, cost in {"abacus": 0.1, "scholar": 5.0}.items():  # USD per 1,000 questions
-        router.register(router.profile(name, prompts, losses[name], cost=cost))
+        router.register(router.profile(name, prompts, scores[name], cost=cost))
     router.cost_weight = 0.02  # a wrong answer is as bad as 50 USD per 1,000 questions
     return router
 
 
 def chat(llm: ChatUniRouter, thread: str) -> None:
-    """One conversation: the graph keeps the messages, and each message says which model gave it."""
+    """Run one conversation: the graph keeps the messages, and each answer names its model."""
 
     def answer(state: MessagesState) -> MessagesState:
         return {"messages": [llm.invoke(state["messages"])]}
@@ -50,20 +50,20 @@ def chat(llm: ChatUniRouter, thread: str) -> None:
     config: RunnableConfig = {"configurable": {"thread_id": thread}}
     for turn in TURNS:
         stream: Any = app.stream({"messages": [HumanMessage(turn)]}, config, stream_mode="messages")
-        told = "".join(chunk.text for chunk, about in stream)
+        text = "".join(chunk.text for chunk, _ in stream)
         model = app.get_state(config).values["messages"][-1].response_metadata["unirouter"]["model"]
-        print(f"   {turn}\n      {model}: {' / '.join(told.splitlines())}")
+        print(f"   {turn}\n      {model}: {' / '.join(text.splitlines())}")
 
 
 def main() -> None:
     """Run the example."""
     print(ABOUT)
-    router = fitted()
+    router = fitted_router()
     models = {
         "abacus": LocalChatModel(model_name="abacus", solvers=(arithmetic,)),
         "scholar": LocalChatModel(model_name="scholar", solvers=(count_and_shape, write, arithmetic)),
     }
-    print("Each question goes to the cheapest model that will get it right:")
+    print("Each question goes to the cheapest model that gets it right:")
     chat(ChatUniRouter(router=router, models=models), "one")
     print("\nThe conversation stays with the model that began it:")
     chat(ChatUniRouter(router=router, models=models, sticky="thread"), "two")

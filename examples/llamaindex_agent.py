@@ -1,9 +1,9 @@
-"""Route the questions to a LlamaIndex agent: each goes, with all its tool calls, to the cheapest model that can do it.
+"""Route the questions to a LlamaIndex agent: each goes, with all its tool calls, to the cheapest capable model.
 
     python examples/llamaindex_agent.py
 
 needs no key and no network: the models are small local programs, some of which know how to use the agent's tool. Real
-LLMs of LlamaIndex take their place as they are.
+LLMs of LlamaIndex can take their place without other changes.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from unirouter_integrations.llamaindex import UniRouteDecisionEvent, UniRouterLL
 
 TEXT = (Path(__file__).parent / "data" / "railway.txt").read_text()
 FARES = {station: int(price) for station, price in re.findall(r"A ticket to (\w+) costs (\d+) francs", TEXT)}
-PRICES = {"abacus": 0.1, "clerk": 0.3, "scholar": 5.0}  # USD per 1,000 questions
+COSTS = {"abacus": 0.1, "clerk": 0.3, "scholar": 5.0}  # USD per 1,000 questions
 ABOUT = """\
 The models are small LOCAL PROGRAMS behind LlamaIndex's LLM interface, no language models, with made-up prices: an
 abacus that calculates, a clerk that asks the tool for a fare, and a scholar that does both and calculates with fares.
@@ -39,7 +39,7 @@ def fare(station: str) -> str:
 
 
 class LocalAgentLLM(MockFunctionCallingLLM):
-    """A local program that may know how to use the tool: it names the station, asks, and works with what the tool said.
+    """A local program that may know how to use the tool: it names the station, calls the tool, and uses the result.
 
     Attributes:
         model_name: Its name.
@@ -66,23 +66,24 @@ class LocalAgentLLM(MockFunctionCallingLLM):
         station = re.search(r" to ([A-Z]\w+)", question)
         if messages[-1].role == MessageRole.TOOL:
             price = int(re.findall(r"\d+", str(messages[-1].content))[0])
-            return _said(f"{price * numbers[0] if numbers and self.calculates else price} francs")
+            return answer(f"{price * numbers[0] if numbers and self.calculates else price} francs")
         if station and self.asks_tools:
             call = ToolCallBlock(
                 tool_call_id=f"fare-{station[1]}", tool_name="fare", tool_kwargs={"station": station[1]}
             )
             return ChatMessage(role="assistant", blocks=[call])
-        if self.calculates and len(numbers) == len(("left", "right")):
-            return _said(str(numbers[0] * numbers[1]))
-        return _said("I cannot tell.")
+        if self.calculates and len(numbers) == 2:
+            return answer(str(numbers[0] * numbers[1]))
+        return answer("I cannot tell.")
 
 
-def _said(text: str) -> ChatMessage:
+def answer(text: str) -> ChatMessage:
+    """A message of the assistant."""
     return ChatMessage(text, role="assistant")
 
 
-class Trace(BaseEventHandler):
-    """Prints the decision of every step, as a tracing tool would see it."""
+class DecisionPrinter(BaseEventHandler):
+    """Prints the decision of every step. A tracing tool receives the same events."""
 
     @override
     def handle(self, event: BaseEvent, **_: Any) -> None:
@@ -90,13 +91,12 @@ class Trace(BaseEventHandler):
             print(f"   {event.model}: expected error {event.expected_error:.2f} at cost {event.expected_cost:.3g}")
 
 
-async def losses_of(model: LLM, right: dict[str, int]) -> list[float]:
-    """Let an agent with this model alone answer: 0 right, 1 wrong."""
+async def scores_of(model: LLM, right: dict[str, int]) -> list[float]:
+    """The scores of an agent with this model alone: 1 right, 0 wrong."""
     agent: Any = FunctionAgent(tools=[fare], llm=model)
     answers = [str(await agent.run(user_msg=question)) for question in right]
     return [
-        float(re.findall(r"\d+", answer) != [str(wanted)])
-        for answer, wanted in zip(answers, right.values(), strict=True)
+        float(re.findall(r"\d+", text) == [str(wanted)]) for text, wanted in zip(answers, right.values(), strict=True)
     ]
 
 
@@ -115,14 +115,14 @@ async def main() -> None:
         for n, station in enumerate(known, 2)
     }
     right |= {f"What is {n} multiplied by {n + 5}?": n * (n + 5) for n in range(11, 24)}
-    losses = {name: await losses_of(model, right) for name, model in models.items()}
-    router = UniRouter.fit(list(right), n_clusters=3, outcomes=losses)
-    for name, cost in PRICES.items():
-        router.register(router.profile(name, list(right), losses[name], cost=cost))
+    scores = {name: await scores_of(model, right) for name, model in models.items()}
+    router = UniRouter.fit(list(right), n_clusters=3, scores=scores)
+    for name, cost in COSTS.items():
+        router.register(router.profile(name, list(right), scores[name], cost=cost))
         print(router.profiles[name])
     router.cost_weight = 0.1  # a wrong answer is as bad as 10 USD per 1,000 questions
 
-    get_dispatcher().add_event_handler(Trace())
+    get_dispatcher().add_event_handler(DecisionPrinter())
     agent: Any = FunctionAgent(tools=[fare], llm=UniRouterLLM(router=router, models=models))
     for question in (
         f"What does a ticket to {unseen} cost?",

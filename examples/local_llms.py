@@ -58,8 +58,8 @@ class WordEmbedding(BaseEmbedding):
     """TF-IDF and SVD, fitted on some texts, as a LlamaIndex embedding model.
 
     Attributes:
-        embedder: What was fitted.
-        n_queries: How many queries it has embedded.
+        embedder: The fitted embedder.
+        n_queries: The number of queries it has embedded.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -83,7 +83,7 @@ class WordEmbedding(BaseEmbedding):
 
 
 def look_up(question: str, sentences: list[str]) -> str | None:
-    """Answer with the one sentence that has the place, and the verb or unit, that is asked for."""
+    """Answer with the first sentence on the place that has the verb or the unit of the question."""
     if not question.startswith(("When", "How high")):
         return None
     wanted = "opened" if question.startswith("When") else "metres"
@@ -91,7 +91,7 @@ def look_up(question: str, sentences: list[str]) -> str | None:
 
 
 def multiply(question: str, sentences: list[str]) -> str | None:
-    """Work out what several tickets cost."""
+    """Calculate the price of several tickets."""
     count = re.search(r"\d+", question)
     prices = [re.search(r"(\d+) francs", sentence) for sentence in about(question, sentences)]
     price = next(filter(None, prices), None)
@@ -99,7 +99,7 @@ def multiply(question: str, sentences: list[str]) -> str | None:
 
 
 def sum_up(question: str, sentences: list[str]) -> str | None:
-    """Say everything there is about the place."""
+    """Answer with every sentence on the place."""
     return " ".join(about(question, sentences)) or None
 
 

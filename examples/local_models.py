@@ -18,8 +18,23 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from typing_extensions import override
 
+from unirouter_integrations import Price
+
 Solver = Callable[[str], str | None]
 
+ABOUT = """\
+The models here are small LOCAL PROGRAMS behind LangChain's chat model interface: a calculator, a look-up over a bundled
+text, a unit and date converter, a template writer, and two that combine several of these. They are no language models.
+They really solve a question or really fail; nothing is drawn at random. Their prices are made up; tokens are words.
+"""
+PRICES = {
+    "abacus": Price(0.5, 2.0),
+    "almanac": Price(0.5, 1.5),
+    "metric": Price(0.5, 1.5),
+    "pocket": Price(2.0, 6.0),
+    "scholar": Price(15.0, 60.0),
+    "scribe": Price(1.0, 3.0),
+}
 ALMANAC = (Path(__file__).parent / "data" / "almanac.txt").read_text().splitlines()
 
 _OPERATORS: dict[type, Callable[[float, float], float]] = {
@@ -84,11 +99,11 @@ class LocalChatModel(BaseChatModel):
 
 
 def local_models() -> dict[str, LocalChatModel]:
-    """The models by name: four specialists, a small and a large generalist."""
+    """The models by name: four specialists, a small generalist and a large one. The last one joins later."""
     solvers: dict[str, tuple[Solver, ...]] = {
         "abacus": (arithmetic,),
         "almanac": (look_up,),
-        "metric": (convert, reckon_date),
+        "metric": (convert, calculate_date),
         "pocket": (two_numbers, look_up_capital, convert_metric, write_couplet),
         "scholar": (count_and_shape, write, convert, word_problem, arithmetic, look_up),
         "scribe": (count_and_shape, write),
@@ -122,13 +137,13 @@ def _evaluate(node: ast.expr) -> float:
 
 def two_numbers(question: str) -> str | None:
     """Evaluate sums of two numbers, and no more than that."""
-    return arithmetic(question) if len(re.findall(r"\d+", question)) == len(("left", "right")) else None
+    return arithmetic(question) if len(re.findall(r"\d+", question)) == 2 else None
 
 
 def word_problem(question: str) -> str | None:
-    """Solve a story about two amounts by the words that tell which operation is meant."""
+    """Solve a story about two amounts by the words that show which operation is meant."""
     numbers = [int(number) for number in re.findall(r"\d+", question)]
-    if len(numbers) != len(("left", "right")) or "how many" not in question.lower():
+    if len(numbers) != 2 or "how many" not in question.lower():
         return None
     left, right = numbers
     signs = {
@@ -190,7 +205,7 @@ def _singular(word: str) -> str:
     return {"feet": "foot", "inches": "inch"}.get(word, word.removesuffix("s"))
 
 
-def reckon_date(question: str) -> str | None:
+def calculate_date(question: str) -> str | None:
     """Name the weekday of a date, count the days between two dates, or count days from a date."""
     dates = [_date(found) for found in re.findall(r"\d{4}-\d{2}-\d{2}|\d{1,2} [A-Z][a-z]+ \d{4}", question)]
     days = re.search(r"(\d+) days (after|before)", question)
@@ -226,7 +241,7 @@ def count_and_shape(question: str) -> str | None:
 
 
 def write(question: str) -> str | None:
-    """Write a poem of so many lines, or a note to somebody, from a template."""
+    """Write a poem of so many lines, or a note to a person, from a template."""
     text = question.rstrip(".")
     poem = re.search(r"(two|three|four|five)[- ]lines?\b.* about (.+)", text)
     if poem:

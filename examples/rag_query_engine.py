@@ -3,7 +3,7 @@
     python examples/rag_query_engine.py
 
 needs no key and no network: a real vector index over a small text, asked by small local programs (see `local_llms.py`).
-Real LLMs and embedding models of LlamaIndex take their place as they are.
+Real LLMs and embedding models of LlamaIndex can take their place without other changes.
 """
 
 import re
@@ -20,7 +20,7 @@ from unirouter_integrations import LocalEmbedder, UniRouter
 from unirouter_integrations.llamaindex import UniRouterLLM, UniRouterQueryEngine, UniRouterSelector
 
 TEXT = (Path(__file__).parent / "data" / "railway.txt").read_text()
-PRICES = {"reader": 0.1, "clerk": 0.3, "scholar": 5.0}  # USD per 1,000 questions
+COSTS = {"reader": 0.1, "clerk": 0.3, "scholar": 5.0}  # USD per 1,000 questions
 ABOUT = """\
 The models are small LOCAL PROGRAMS behind LlamaIndex's LLM interface, no language models, with made-up prices: a reader
 that finds a sentence, a clerk that calculates, and a scholar that does both and sums up. The index is a real one.
@@ -28,7 +28,7 @@ that finds a sentence, a clerk that calculates, and a scholar that does both and
 
 
 def graded(station: str) -> dict[str, str]:
-    """Questions about a station, and the pattern of a right answer."""
+    """Questions about a station, each with the pattern of its right answers."""
     (opened,), (height,), (price,) = (
         re.findall(pattern, TEXT)
         for pattern in (
@@ -75,17 +75,16 @@ def main() -> None:
         "scholar": LocalLLM(model_name="scholar", solvers=(look_up, multiply, sum_up)),
     }
 
-    def ask(name: str) -> list[float]:
-        """The losses of a model alone: 0 right, 1 wrong."""
+    def scores_of(name: str) -> list[float]:
+        """The scores of a model alone: 1 right, 0 wrong."""
         alone = index.as_query_engine(llm=models[name], similarity_top_k=2)
-        return [float(not re.search(right[question], str(alone.query(question)))) for question in questions]
+        return [float(bool(re.search(right[question], str(alone.query(question))))) for question in questions]
 
-    losses = {name: ask(name) for name in ("reader", "scholar")}
     # With the index's own embedding model, a query is embedded once, for the router and for the retrieval.
-    # The plain estimate, for two known models do not tell how errors vary from model to model.
+    # The plain estimate, because two known models do not show how errors vary from model to model.
     router = UniRouter.fit(questions, embedder=embed_model, n_clusters=5, estimator="laplace")
-    for name, known_losses in losses.items():
-        router.register(router.profile(name, questions, known_losses, cost=PRICES[name]))
+    for name in ("reader", "scholar"):
+        router.register(router.profile(name, questions, scores_of(name), cost=COSTS[name]))
         print(f"   {router.profiles[name]}")
     router.cost_weight = 0.02  # a wrong answer is as bad as 50 USD per 1,000 questions
 
@@ -103,11 +102,12 @@ def main() -> None:
         show(question, engine.query(question))
     print(f"\n   3 queries, {embed_model.n_queries - before} embeddings")
 
-    print("\n3. The clerk joins the engine as it is; nothing is retrained.")
-    engine.register("clerk", models["clerk"], router.profile("clerk", questions, ask("clerk"), cost=PRICES["clerk"]))
+    print("\n3. The clerk joins the engine in use; nothing is retrained.")
+    profile = router.profile("clerk", questions, scores_of("clerk"), cost=COSTS["clerk"])
+    engine.register("clerk", models["clerk"], profile)
     show(tickets, engine.query(tickets))
 
-    print("\n4. The same choice in a RouterQueryEngine, by UniRouterSelector.")
+    print("\n4. The same choice in a RouterQueryEngine, with UniRouterSelector.")
     tools = [
         QueryEngineTool.from_defaults(index.as_query_engine(llm=model, similarity_top_k=1), name=name)
         for name, model in models.items()
@@ -126,8 +126,8 @@ def main() -> None:
     print(f"   {len(asked)} questions about {len(unseen)} other stations: {len(asked) - wrong} right,")
     print(f"   {', '.join(f'{chosen.count(name)} by the {name}' for name in models)}.")
     print(
-        f"   {sum(PRICES[name] for name in chosen) / len(chosen):.2f} USD per 1,000 questions; "
-        f"the scholar alone costs {PRICES['scholar']:.2f}."
+        f"   {sum(COSTS[name] for name in chosen) / len(chosen):.2f} USD per 1,000 questions; "
+        f"the scholar alone costs {COSTS['scholar']:.2f}."
     )
 
 

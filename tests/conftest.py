@@ -9,8 +9,8 @@ import pytest
 from hypothesis import settings
 
 from unirouter_integrations import PromptClusters, UniRouter
-from unirouter_integrations.clusters import Assignment
-from unirouter_integrations.evaluation import Outcomes
+from unirouter_integrations.core._clusters import Assignment
+from unirouter_integrations.data import Outcomes
 
 settings.register_profile("untimed", deadline=None)  # nothing is timed in a test
 settings.load_profile("untimed")
@@ -26,17 +26,17 @@ def toy_embed(texts: Sequence[str]) -> npt.NDArray[np.float64]:
 TOY_PROMPTS = [f"{kind} number {'i' * i}" for i in range(20) for kind in KINDS]
 
 
-def toy_losses(*wrong: str) -> list[float]:
-    """1 on the prompts of these kinds, 0 on the others."""
-    return [float(any(kind in prompt for kind in wrong)) for prompt in TOY_PROMPTS]
+def toy_scores(*wrong: str) -> list[float]:
+    """0 on the prompts of these kinds, 1 on the others."""
+    return [float(not any(kind in prompt for kind in wrong)) for prompt in TOY_PROMPTS]
 
 
 def toy_router(assignment: Assignment) -> UniRouter:
-    """Three clusters (sum, poem, date), two specialists and a dear generalist, under the paper's estimator."""
+    """Three clusters (sum, poem, date), two specialists and an expensive generalist, under the paper's estimator."""
     router = UniRouter.fit(TOY_PROMPTS, embedder=toy_embed, n_clusters=3, assignment=assignment, estimator="mean")
-    router.register(router.profile("abacus", TOY_PROMPTS, toy_losses("poem", "date"), cost=1))
-    router.register(router.profile("poet", TOY_PROMPTS, toy_losses("sum", "date"), cost=2))
-    router.register(router.profile("oracle", TOY_PROMPTS, toy_losses(), cost=10))
+    router.register(router.profile("abacus", TOY_PROMPTS, toy_scores("poem", "date"), cost=1))
+    router.register(router.profile("poet", TOY_PROMPTS, toy_scores("sum", "date"), cost=2))
+    router.register(router.profile("oracle", TOY_PROMPTS, toy_scores(), cost=10))
     return router
 
 
@@ -73,9 +73,9 @@ def blended() -> UniRouter:
     router = UniRouter(blended_clusters(), estimator="laplace", cost_weight=0.02)
     vectors = blended_vectors(300, 1)
     for index, name in enumerate(("ant", "bee", "cat", "dog", "elk")):
-        losses = (vectors[:, index] > 0.3 * index - 0.5).astype(float)
+        scores = (vectors[:, index] <= 0.3 * index - 0.5).astype(float)
         cost = 0.3 + 1.7 * index if index % 2 else 1 + np.abs(vectors[:, index + 8])
-        router.register(router.profile(name, losses=losses, vectors=vectors, cost=cost))
+        router.register(router.profile(name, scores=scores, vectors=vectors, cost=cost))
     return router
 
 
@@ -89,6 +89,6 @@ def made_up_outcomes(n: int = 300, seed: int = 0) -> Outcomes:
     kinds = [KINDS[i % len(KINDS)] for i in range(n)]
     prompts = tuple(f"{kind} about {' '.join(rng.choice(_WORDS, 3))} number {i}" for i, kind in enumerate(kinds))
     skilled = np.array([[kind in skills for skills in SKILLS] for kind in kinds])
-    losses = (rng.random((n, len(SKILLS))) > np.where(skilled, 0.9, 0.1)).astype(float)
+    scores = (rng.random((n, len(SKILLS))) <= np.where(skilled, 0.9, 0.1)).astype(float)
     costs = np.tile([1.0 + len(skills) for skills in SKILLS], (n, 1))
-    return Outcomes(prompts, tuple(f"model {i}" for i in range(len(SKILLS))), losses, costs, "made up")
+    return Outcomes(prompts, tuple(f"model {i}" for i in range(len(SKILLS))), scores, costs, "made up")

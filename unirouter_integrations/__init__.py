@@ -1,12 +1,24 @@
 """Route each prompt to the chat model with the least `error[cluster] + cost_weight * cost`.
 
-The core knows no framework. Its faces are `unirouter_integrations.langchain` and `unirouter_integrations.llamaindex`.
+The core knows no framework. The integrations are `unirouter_integrations.langchain` and
+`unirouter_integrations.llamaindex`.
 """
 
 from typing import TYPE_CHECKING, Any
 
-from unirouter_integrations.clusters import ClusterDescription, PromptClusters
-from unirouter_integrations.decision import Candidate, RoutingDecision
+from unirouter_integrations._router import UniRouter
+from unirouter_integrations.core import (
+    Candidate,
+    ClusterDescription,
+    ErrorPrior,
+    Exclusion,
+    LLMProfile,
+    PromptClusters,
+    RouterStats,
+    RoutingDecision,
+    Snapshot,
+)
+from unirouter_integrations.data import Outcomes
 from unirouter_integrations.embedding import Embedder, LocalEmbedder, as_embedder
 from unirouter_integrations.errors import (
     EmbeddingError,
@@ -17,35 +29,36 @@ from unirouter_integrations.errors import (
     UniRouterError,
     UnknownModelError,
 )
-from unirouter_integrations.profiles import ClusterErrors, ErrorPrior, LLMProfile
-from unirouter_integrations.router import UniRouter
 
 if TYPE_CHECKING:
-    from unirouter_integrations.profiling import Example as Example
-    from unirouter_integrations.profiling import Price as Price
+    from unirouter_integrations.grading import Example as Example
+    from unirouter_integrations.grading import Price as Price
     from unirouter_integrations.profiling import aprofile_model as aprofile_model
     from unirouter_integrations.profiling import profile_model as profile_model
+    from unirouter_integrations.serving import ModelRegistry as ModelRegistry
 
 __version__ = "0.1.0"
-
-_OF_PROFILING = ("Example", "Price", "aprofile_model", "profile_model")
 
 __all__ = [
     "Candidate",
     "ClusterDescription",
-    "ClusterErrors",
     "Embedder",
     "EmbeddingError",
     "ErrorPrior",
     "Example",
+    "Exclusion",
     "InvalidInputError",
     "LLMProfile",
     "LocalEmbedder",
     "MissingDependencyError",
+    "ModelRegistry",
     "NoModelError",
+    "Outcomes",
     "Price",
     "PromptClusters",
+    "RouterStats",
     "RoutingDecision",
+    "Snapshot",
     "StorageError",
     "UniRouter",
     "UniRouterError",
@@ -57,8 +70,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Profiling is imported when it is asked for, and asyncio with it."""
-    if name in _OF_PROFILING:
+    """Import what routing does not need when it is first used."""
+    if name in {"Example", "Price"}:
+        from unirouter_integrations import grading
+
+        return getattr(grading, name)
+    if name == "ModelRegistry":
+        from unirouter_integrations.serving import ModelRegistry
+
+        return ModelRegistry
+    if name in {"aprofile_model", "profile_model"}:
         from unirouter_integrations import profiling
 
         return getattr(profiling, name)

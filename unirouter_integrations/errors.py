@@ -11,12 +11,22 @@ UniRouterError
 ```
 
 Each message names the thing, the values that disagree and the remedy. What a chat model or an embedding
-service raises is never wrapped: it passes through as it came.
+service raises is never wrapped: it is raised unchanged.
 """
+
+__all__ = [
+    "EmbeddingError",
+    "InvalidInputError",
+    "MissingDependencyError",
+    "NoModelError",
+    "StorageError",
+    "UniRouterError",
+    "UnknownModelError",
+]
 
 
 class UniRouterError(Exception):
-    """Base of every exception that this package raises on its own account."""
+    """Base of every exception that this package itself raises."""
 
 
 class InvalidInputError(UniRouterError, ValueError):

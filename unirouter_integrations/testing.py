@@ -6,13 +6,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
-from unirouter_integrations.errors import InvalidInputError, MissingDependencyError
+from unirouter_integrations._checks import requires
+from unirouter_integrations.errors import InvalidInputError
 
-try:
+with requires("unirouter_integrations.testing", "langchain"):
     import langchain_core  # noqa: F401
-except ImportError as error:
-    msg = "unirouter_integrations.testing needs pip install 'unirouter-integrations[langchain]'."
-    raise MissingDependencyError(msg) from error
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
@@ -27,28 +25,30 @@ from langchain_core.utils.json_schema import dereference_refs
 from pydantic import Field, PrivateAttr
 from typing_extensions import override
 
-from unirouter_integrations.langchain.messages import is_human, last_human_text
+from unirouter_integrations.langchain._messages import is_human, last_human_text
+
+__all__ = ["ChatFake"]
 
 _counting = threading.Lock()  # not one per model: a model can be copied, a lock cannot
 
 
 class ChatFake(BaseChatModel):
-    """A chat model that answers at once and always alike, and otherwise does what the real ones do.
+    """A chat model that answers at once and always in the same way, and otherwise behaves as real ones do.
 
     It streams word by word, reports its name and its tokens (a word is a token), and stops at `stop`. With tools bound,
     it calls the first one, and answers with text once that has answered. `tool_choice` may name another tool, or be
     `"none"`, or `"any"`: each tool is called once, and the last one again. Required arguments are filled in by type:
     numbers are those of the last human message, in order, and strings are that message; where the schema has `examples`
-    or an `enum`, the first of them. Thus `with_structured_output` and agents work. `profile` is yours to set.
+    or an `enum`, the first of them. So `with_structured_output` and agents work. You may set `profile`.
 
     Attributes:
         model: Its name.
-        replies: Texts to answer with, in order and over again, or a function from the messages to a text. None for its
-            name and the last human message: `mini: What is 2 times 3?`. Calls of a batch come in any order; use a
-            function there.
-        error: Raised in place of an answer.
-        n_errors: How many calls raise it, from the first. None for all.
-        n_calls: How often it was called so far, also in vain.
+        replies: Texts to answer with, in order and then again from the first, or a function from the messages to a
+            text. None for its name and the last human message: `mini: What is 2 times 3?`. Calls of a batch come in any
+            order; use a function for them.
+        error: Raised instead of an answer.
+        n_errors: How many calls raise it, starting with the first; None for all.
+        n_calls: How many calls it has received, including those that raised.
 
     Example:
         ```python

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from unirouter_integrations import EmbeddingError, InvalidInputError, PromptClusters
-from unirouter_integrations.clusters import Assignment
-from unirouter_integrations.embedding import unit
+from unirouter_integrations.core._clusters import Assignment
+from unirouter_integrations.embedding._base import unit
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_soft_memberships_are_those_of_the_distances() -> None:
 
 
 def test_clusters_that_lie_far_apart_are_as_good_as_hard() -> None:
-    """Nobody lives between them, so the memberships are one-hot to what can be measured."""
+    """No prompt lies between them, so the memberships are one-hot up to rounding."""
     soft, hard = (
         PromptClusters.fit(TOY_PROMPTS, toy_embed, n_clusters=3, assignment=assignment).memberships(TOY_PROMPTS)
         for assignment in ("soft", "hard")
@@ -105,7 +105,7 @@ def test_memberships_are_a_distribution_whatever_the_vector(vectors: Any, assign
 
 @pytest.mark.parametrize("assignment", ["soft", "hard"])
 def test_a_prompt_has_the_same_memberships_alone_and_among_others(assignment: Assignment) -> None:
-    """Wherever in a batch it stands; soft ones up to the rounding of float32."""
+    """At any position in a batch; soft memberships up to the rounding of float32."""
     clusters, vectors = blended_clusters(assignment), blended_vectors(200, 4)
     rounding = 0 if assignment == "hard" else 1e-6
     together = clusters.memberships(vectors=vectors)
@@ -117,7 +117,7 @@ def test_a_prompt_has_the_same_memberships_alone_and_among_others(assignment: As
 
 
 def test_the_prompts_of_the_fit_and_those_like_them_are_familiar(clusters: PromptClusters) -> None:
-    """At least 98% of the ones, most of the others."""
+    """At least 98% of the former, most of the latter."""
     assert np.mean(clusters.memberships(TOY_PROMPTS).familiarity == 1) >= 0.98
     texts = [f"What is {n} times {n}?" for n in range(40)] + [f"Write a poem about {n} birds." for n in range(40)]
     assert np.mean(PromptClusters.fit(texts).memberships(texts).familiarity == 1) >= 0.98
@@ -126,7 +126,7 @@ def test_the_prompts_of_the_fit_and_those_like_them_are_familiar(clusters: Promp
 
 
 def test_an_unfamiliar_prompt_belongs_to_all_clusters_by_their_shares(clusters: PromptClusters) -> None:
-    """The farther from every centroid, the more; altogether where nothing is known of it, as of a zero vector."""
+    """The more so the farther it is from every centroid; entirely if its vector is zero."""
     strange = -np.ones(4)
     path = unit(np.array([(1 - t) * clusters.centroids[0] + t * strange for t in np.linspace(0, 1, 41)], np.float32))
     phi, familiarity = clusters.memberships(vectors=path)
@@ -143,11 +143,13 @@ def test_an_unfamiliar_prompt_belongs_to_all_clusters_by_their_shares(clusters: 
         phi, familiarity = either.memberships(vectors=np.zeros((1, either.dimension)))
         assert familiarity[0] == 0
         np.testing.assert_array_equal(phi[0], either.shares)
-    assert blended_clusters("hard").memberships(vectors=np.zeros((1, 16))).familiarity[0] == 1  # it knows no distance
+    assert (
+        blended_clusters("hard").memberships(vectors=np.zeros((1, 16))).familiarity[0] == 1
+    )  # hard clusters measure no distance
 
 
 def test_the_fewer_words_of_a_prompt_are_known_the_less_familiar_it_is() -> None:
-    """To the default embedder, which would else take a prompt for the one word of it that it knows."""
+    """Under the local embedder. Otherwise one known word among many unknown ones would decide."""
     clusters = PromptClusters.fit(TOY_PROMPTS, n_clusters=3)
     assert np.mean(clusters.memberships(TOY_PROMPTS).familiarity == 1) >= 0.98
     texts = ["sum number", "sum number qwerty", "sum number qwerty asdf", "sum number qwerty asdf zxcv", "qwerty asdf"]
@@ -162,12 +164,12 @@ def test_the_fewer_words_of_a_prompt_are_known_the_less_familiar_it_is() -> None
 
 
 def test_assignment_is_one_of_two(clusters: PromptClusters) -> None:
-    """Hard clusters have no gate; another word is refused with both."""
+    """Hard clusters have no gate; any other assignment is refused, naming both."""
     assert clusters.gate is not None
     hard = PromptClusters.fit(TOY_PROMPTS, toy_embed, n_clusters=3, assignment="hard")
     assert hard.gate is None
     np.testing.assert_array_equal(hard.centroids, clusters.centroids)
-    with pytest.raises(InvalidInputError, match="no assignment 'fuzzy'; choose one of hard, soft"):
+    with pytest.raises(InvalidInputError, match="assignment should be one of 'hard', 'soft', but is 'fuzzy'"):
         PromptClusters.fit(TOY_PROMPTS, toy_embed, assignment="fuzzy")  # type: ignore[arg-type]
 
 
@@ -184,7 +186,8 @@ def test_a_fit_is_frozen_and_repeatable(clusters: PromptClusters) -> None:
     again = PromptClusters.fit(TOY_PROMPTS, toy_embed, n_clusters=3)
     assert again.fingerprint == clusters.fingerprint
     assert PromptClusters.fit(TOY_PROMPTS[:30], toy_embed, n_clusters=3).fingerprint != clusters.fingerprint
-    assert (again.reach, again.shares.tolist()) == (clusters.reach, clusters.shares.tolist())
+    assert (again.familiar_radius, again.familiar_falloff) == (clusters.familiar_radius, clusters.familiar_falloff)
+    assert (again.min_known_share, again.shares.tolist()) == (clusters.min_known_share, clusters.shares.tolist())
     with pytest.raises(dataclasses.FrozenInstanceError):
         clusters.gate = None  # type: ignore[misc]
 
@@ -202,21 +205,21 @@ def test_soft_and_hard_clusters_have_different_fingerprints(clusters: PromptClus
 def test_clusters_can_be_read(clusters: PromptClusters) -> None:
     """Each cluster names the word that sets it apart, and its share."""
     described = clusters.describe()
-    assert sorted(cluster.terms[0] for cluster in described) == sorted(KINDS)
+    assert sorted(cluster.keywords[0] for cluster in described) == sorted(KINDS)
     assert re.fullmatch(r"cluster 0 \(33% of prompts\): \w+", str(described[0]))
 
 
 def test_a_description_holds_no_word_of_a_single_prompt() -> None:
     """A name that one prompt alone holds, even if that prompt is repeated, is not kept."""
     clusters = PromptClusters.fit([*TOY_PROMPTS, *["sum for Rumpelstiltskin"] * 5], toy_embed, n_clusters=3)
-    assert not any("rumpel" in term for cluster in clusters.describe() for term in cluster.terms)
+    assert not any("rumpel" in word for cluster in clusters.describe() for word in cluster.keywords)
 
 
 def test_a_description_has_words_not_letters() -> None:
     """Neither what is left of "don't" nor the x of an equation."""
     prompts = [f"Don't solve for x and y, it's Mary's number {n}" for n in "abcdefghij"]
     (cluster,) = PromptClusters.fit([*prompts, "something else"], n_clusters=1).describe()
-    assert all(len(term) > 1 for term in cluster.terms)
+    assert all(len(word) > 1 for word in cluster.keywords)
 
 
 def test_the_number_of_clusters_can_be_left_open() -> None:
@@ -233,7 +236,7 @@ def test_the_number_of_clusters_can_be_left_open() -> None:
 @pytest.mark.parametrize("n_clusters", [0, -1, 2.5, "many", True])
 def test_a_senseless_number_of_clusters_is_refused(n_clusters: Any) -> None:
     """It must be a whole number of at least 1."""
-    with pytest.raises(InvalidInputError, match="n_clusters should be a whole number"):
+    with pytest.raises(InvalidInputError, match='n_clusters, if not "auto", should be a whole number'):
         PromptClusters.fit(TOY_PROMPTS, toy_embed, n_clusters=n_clusters)
 
 
@@ -269,7 +272,7 @@ def test_no_prompts_is_a_clear_error() -> None:
 
 
 def test_zero_vectors_have_a_cluster(clusters: PromptClusters) -> None:
-    """A prompt the embedder knows nothing about goes somewhere, always the same place."""
+    """A prompt unknown to the embedder is always assigned the same way."""
     zeros = np.zeros((2, 4))
     hard = PromptClusters.fit(TOY_PROMPTS, toy_embed, n_clusters=3, assignment="hard")
     for either in (clusters, hard):
@@ -316,18 +319,18 @@ def test_given_vectors_must_be_of_the_given_embedder() -> None:
 
 
 def test_an_array_in_the_place_of_the_embedder_is_refused() -> None:
-    """The slip of giving vectors by position."""
+    """As happens if vectors are given by position."""
     with pytest.raises(InvalidInputError, match="ndarray is not an embedder"):
-        PromptClusters.fit(TOY_PROMPTS, toy_embed(TOY_PROMPTS))
+        PromptClusters.fit(TOY_PROMPTS, toy_embed(TOY_PROMPTS))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("prompts", [set(TOY_PROMPTS), dict.fromkeys(TOY_PROMPTS), None, 5, "one prompt"])
 def test_prompts_without_an_order_are_refused(prompts: Any) -> None:
-    """Losses and vectors are matched to prompts by position, which a set does not have."""
+    """Scores and vectors are matched to prompts by position, which a set does not have."""
     with pytest.raises(InvalidInputError, match="prompts should be a list of texts"):
         PromptClusters.fit(prompts, toy_embed)
 
 
-async def test_embedding_is_awaited(clusters: PromptClusters) -> None:
+async def test_prompts_are_embedded_asynchronously(clusters: PromptClusters) -> None:
     """`aembed` gives what `embed` gives."""
     np.testing.assert_array_equal(await clusters.aembed(TOY_PROMPTS), clusters.embed(TOY_PROMPTS))

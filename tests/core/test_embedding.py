@@ -30,9 +30,14 @@ from unirouter_integrations import (
     UniRouter,
     as_embedder,
 )
-from unirouter_integrations.embedding import unit
+from unirouter_integrations.embedding._base import unit
 
 PROMPTS = [f"{verb} the {thing} of {n}" for n in range(5) for verb in ("Add", "Name") for thing in ("sum", "capital")]
+
+
+@pytest.fixture(scope="module")
+def local() -> LocalEmbedder:
+    return LocalEmbedder.fit(PROMPTS)
 
 
 class AsyncOnly(Embeddings):
@@ -74,11 +79,13 @@ class Encoder:
         (DeterministicFakeEmbedding(size=5), 5),
         (Encoder(), 3),
         (Plain(), 3),
-        (LocalEmbedder.fit(PROMPTS, dimension=6), 6),
+        ("fitted", 6),
     ],
 )
 async def test_everything_a_user_has_becomes_an_embedder(given_embedder: Any, dimension: int) -> None:
     """A callable, LangChain embeddings, an encoder and our own all give (n, d) float32, sync and async alike."""
+    if given_embedder == "fitted":
+        given_embedder = LocalEmbedder.fit(PROMPTS, dimension=6)
     embedder = as_embedder(given_embedder)
     assert isinstance(embedder, Embedder)
     vectors = embedder.embed(["Add the sum", "of the capital"])
@@ -115,7 +122,7 @@ async def test_a_llamaindex_embedding_is_used_in_query_mode() -> None:
 
 
 @pytest.mark.parametrize("thing", [3, None, {"a": 1}, DeterministicFakeEmbedding, "local"])
-def test_anything_else_is_refused_by_name(thing: object) -> None:
+def test_anything_else_is_refused_by_name(thing: Any) -> None:
     """The error says what was given and what may be."""
     with pytest.raises(InvalidInputError, match=r"int|NoneType|dict|DeterministicFakeEmbedding|LocalEmbedder.fit"):
         as_embedder(thing)
@@ -186,7 +193,8 @@ def test_a_coroutine_function_is_refused() -> None:
         async def __call__(self, texts: Sequence[str]) -> Any:
             raise AssertionError
 
-    for function in (embed, functools.partial(embed), Callable()):
+    functions: list[Any] = [embed, functools.partial(embed), Callable()]
+    for function in functions:
         with pytest.raises(InvalidInputError, match=r"is a coroutine function.*LangChain Embeddings"):
             as_embedder(function)
 
@@ -202,10 +210,10 @@ def test_an_error_of_the_embedding_service_passes_through() -> None:
 
 
 @pytest.mark.parametrize("texts", ["one text", [1], ["a", None]])
-def test_only_lists_of_texts_are_embedded(texts: Any) -> None:
+def test_only_lists_of_texts_are_embedded(local: LocalEmbedder, texts: Any) -> None:
     """A single text, the common slip, is not read as a list of letters."""
     with pytest.raises(InvalidInputError, match="texts"):
-        LocalEmbedder.fit(PROMPTS).embed(texts)
+        local.embed(texts)
 
 
 def lengths_of(texts: Sequence[str]) -> npt.ArrayLike:
@@ -366,10 +374,10 @@ def test_the_local_embedder_is_tfidf_then_svd() -> None:
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.preprocessing import normalize
 
-    from unirouter_integrations.embedding import _terms
+    from unirouter_integrations.embedding._local import terms
 
     embedder = LocalEmbedder.fit(PROMPTS, dimension=3, seed=3)
-    tfidf = TfidfVectorizer(analyzer=_terms, min_df=2, sublinear_tf=True)
+    tfidf = TfidfVectorizer(analyzer=terms, min_df=2, sublinear_tf=True)
     matrix = tfidf.fit_transform(sorted(set(PROMPTS)))
     svd = TruncatedSVD(3, random_state=3).fit(matrix)
     texts = [*PROMPTS, "Add the capital of the sum of 3"]
@@ -452,23 +460,20 @@ def test_prompts_that_share_no_word_say_so() -> None:
         LocalEmbedder.fit([chr(0x4E00 + n) for n in range(30)])
 
 
-LOCAL = LocalEmbedder.fit(PROMPTS)
-
-
 @given(
     st.lists(st.lists(st.sampled_from([*" ".join(PROMPTS).split(), "qwerty"]), max_size=60).map(" ".join), max_size=5)
 )
-def test_a_batch_is_bit_equal_to_single_texts(texts: list[str]) -> None:
+def test_a_batch_is_bit_equal_to_single_texts(local: LocalEmbedder, texts: list[str]) -> None:
     """So that a decision is the same alone and in a batch."""
     np.testing.assert_array_equal(
-        LOCAL.embed(texts), np.array([LOCAL.embed([text])[0] for text in texts]).reshape(-1, LOCAL.projection.shape[1])
+        local.embed(texts), np.array([local.embed([text])[0] for text in texts]).reshape(-1, local.projection.shape[1])
     )
 
 
 @given(st.lists(st.text(), max_size=5))
-def test_any_text_gives_a_finite_vector(texts: list[str]) -> None:
+def test_any_text_gives_a_finite_vector(local: LocalEmbedder, texts: list[str]) -> None:
     """Null bytes, emoji, mixed scripts: at most of length 1, and of length 1 or 0 but for what is not known of it."""
-    vectors = LOCAL.embed(texts)
+    vectors = local.embed(texts)
     lengths = np.linalg.norm(vectors, axis=1)
     assert np.isfinite(vectors).all()
     assert (lengths < 1 + 1e-5).all()
@@ -476,10 +481,10 @@ def test_any_text_gives_a_finite_vector(texts: list[str]) -> None:
     assert ((np.abs(np.linalg.norm(scaled, axis=1) - 1) < 1e-5) | (lengths == 0)).all()
 
 
-def test_the_length_of_a_local_vector_says_how_much_of_the_text_is_known() -> None:
+def test_the_length_of_a_local_vector_says_how_much_of_the_text_is_known(local: LocalEmbedder) -> None:
     """The share of its distinct words; what is not known does not change the direction."""
     texts = ["Add", "Add qwerty", "add Add qwerty", "Add qwerty asdf zxcv", "qwerty"]
-    vectors = LOCAL.embed(texts)
+    vectors = local.embed(texts)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1, 1 / 2, 1 / 2, 1 / 4, 0], atol=1e-5)
     np.testing.assert_allclose(unit(vectors)[1:2], unit(vectors)[:1], atol=1e-5)
     np.testing.assert_allclose(unit(vectors)[3], unit(vectors)[0], atol=1e-5)

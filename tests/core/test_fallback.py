@@ -1,4 +1,4 @@
-"""Which errors another model could survive, and when a failing model is worth another try."""
+"""Which errors another model could survive, and when a failing model may be called again."""
 
 import threading
 import time
@@ -10,14 +10,22 @@ from typing import Any
 import pytest
 from conftest import toy_router
 
-from unirouter_integrations.fallback import (
-    Cooldowns,
-    is_refusal,
+from unirouter_integrations._concurrency import run_with_timeout
+from unirouter_integrations.serving import Health
+from unirouter_integrations.serving._failures import (
+    is_fault_of_model,
+    is_refusal_error,
     is_survivable,
     is_transient,
-    next_best,
     retry_after,
-    within,
+)
+from unirouter_integrations.serving._serving import CallRequest, Fallback, Framework, Serving
+
+ASKING = Framework(
+    as_model=lambda name, model: model,
+    capabilities_of=lambda model: {},
+    is_refusal=lambda answer: False,
+    text_answer=lambda answer: None,
 )
 
 
@@ -110,68 +118,90 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return now
 
 
-def test_a_model_rests_after_three_failures_in_a_row(clock: SimpleNamespace) -> None:
-    """An answer in between makes it begin anew."""
-    cooldowns = Cooldowns(30)
+def test_a_model_cools_down_after_three_failures_in_a_row(clock: SimpleNamespace) -> None:
+    """An answer in between clears its record."""
+    health = Health()
     for answered in (False, False, True, False, False):
-        assert cooldowns.resting(["mini"]) == {}
+        assert health.cooling_down(["mini"]) == {}
         if answered:
-            cooldowns.succeeded("mini")
+            health.succeeded("mini")
         else:
-            cooldowns.failed("mini")
-    cooldowns.failed("mini")
+            health.failed("mini", 30)
+    health.failed("mini", 30)
     clock.seconds += 18
-    assert cooldowns.resting(["large", "mini"]) == {"mini": "it failed lately and rests for 12 s"}
+    assert health.cooling_down(["large", "mini"]) == {"mini": 12}
     clock.seconds += 12
-    assert cooldowns.resting(["mini"]) == {}
+    assert health.cooling_down(["mini"]) == {}
 
 
-def test_one_call_at_a_time_tries_a_rested_model(clock: SimpleNamespace) -> None:
-    """If it fails the model rests again, at once; if it answers all is forgotten; if it hangs, another one tries."""
-    cooldowns = Cooldowns(30)
-    cooldowns.failed("mini", 5)
+def test_one_call_at_a_time_probes_a_model_that_has_cooled_down(clock: SimpleNamespace) -> None:
+    """If it fails the model cools down again, at once; if it answers its record is cleared; if it hangs, another does.
+
+    An older call that still succeeds ends no cooldown that the provider asked for.
+    """
+    health = Health()
+    health.failed("mini", 30, 5)
     clock.seconds += 5
-    cooldowns.begun("mini")
-    assert "mini" in cooldowns.resting(["mini"])
-    cooldowns.failed("mini")
+    health.start_call("mini", 30)
+    assert "mini" in health.cooling_down(["mini"])
+    health.failed("mini", 30)
     clock.seconds += 29
-    assert "mini" in cooldowns.resting(["mini"])
+    assert "mini" in health.cooling_down(["mini"])
     clock.seconds += 1
-    cooldowns.begun("mini")
+    health.start_call("mini", 30)
     clock.seconds += 30
-    assert cooldowns.resting(["mini"]) == {}
-    cooldowns.begun("mini")
-    cooldowns.succeeded("mini")
-    cooldowns.failed("mini")
-    assert cooldowns.resting(["mini"]) == {}
+    assert health.cooling_down(["mini"]) == {}
+    health.start_call("mini", 30)
+    health.succeeded("mini")
+    health.failed("mini", 30)
+    assert health.cooling_down(["mini"]) == {}
 
 
 def test_a_call_that_takes_too_long_is_a_timeout() -> None:
     """A fast one returns, a failing one raises as it would without a limit."""
-    assert within(None, lambda: 1) == within(60, lambda: 1) == 1
+    assert run_with_timeout(None, lambda: 1) == run_with_timeout(60, lambda: 1) == 1
     with pytest.raises(ZeroDivisionError):
-        within(60, lambda: 1 // 0)
+        run_with_timeout(60, lambda: 1 // 0)
     hang = threading.Event()
     with pytest.raises(TimeoutError, match=r"longer than 0\.01 s"):
-        within(0.01, hang.wait)
+        run_with_timeout(0.01, hang.wait)
     hang.set()
 
 
-def test_a_rest_that_the_provider_asked_for_is_kept(clock: SimpleNamespace) -> None:
-    """An older call that still succeeds does not end it; too long an input makes no model rest."""
-    cooldowns = Cooldowns(30)
-    cooldowns.failed("mini", 60)
-    cooldowns.succeeded("mini")
-    assert cooldowns.resting(["mini"]) == {"mini": "it failed lately and rests for 60 s"}
+def test_a_cooldown_that_the_provider_asked_for_is_kept(clock: SimpleNamespace) -> None:
+    """An older call that still succeeds does not end it."""
+    health = Health()
+    health.failed("mini", 30, 60)
+    health.succeeded("mini")
+    assert health.cooling_down(["mini"]) == {"mini": 60}
     clock.seconds += 60
-    cooldowns.begun("mini")
-    cooldowns.succeeded("mini")
-    assert cooldowns.resting(["mini"]) == {}
+    health.start_call("mini", 30)
+    health.succeeded("mini")
+    assert health.cooling_down(["mini"]) == {}
+
+
+def outcome(raised: Exception, health: Health, fallback: Fallback) -> str:
+    """The model that answers a poem where the poet fails like this; the failure is the caller's if there is none."""
     router = toy_router("soft")
+    serving = Serving(router, dict.fromkeys(router.models), ASKING, health, fallback=fallback)
+
+    def ask(routed: Any) -> str:
+        if routed.decision.model == "poet":
+            raise raised
+        return str(routed.decision.model)
+
+    (routed,) = serving.decide([CallRequest("poem")])
+    return serving.call(routed, ask)[1]
+
+
+def test_too_long_an_input_does_not_count_against_the_model() -> None:
+    """Another one answers, and the model does not cool down; what a parser quotes is no such error."""
+    health = Health()
+    overflow = error("BadRequestError", "maximum context length is 8 tokens", status_code=400)
+    assert not is_fault_of_model(overflow)
     for _ in range(3):
-        overflow = error("BadRequestError", "maximum context length is 8 tokens", status_code=400)
-        assert next_best(router, router.route("poem"), overflow, cooldowns, fallback=True) is not None
-    assert cooldowns.resting(["poet"]) == {}
+        assert outcome(overflow, health, fallback=True) == "oracle"
+    assert health.cooling_down(["poet"]) == {}
     quoting = error("OutputParserException", "Invalid json output: the context length of a model")
     assert not is_survivable(quoting)
 
@@ -194,19 +224,28 @@ def test_refusals_are_told_from_what_quotes_them(
     name: str, said: str, attributes: dict[str, Any], *, refused: bool
 ) -> None:
     """By the names and the words of providers, not by a text that a model has written."""
-    raised = error(name, said, **attributes)
-    assert is_refusal(raised) == refused
-    router, cooldowns = toy_router("soft"), Cooldowns(30)
-    following = next_best(router, router.route("poem"), raised, cooldowns, fallback="refusals")
-    assert (following is not None) == refused
-    assert next_best(router, router.route("poem"), raised, cooldowns, fallback=True) is None
-    assert cooldowns.resting(["poet"]) == {}
+    raised, health = error(name, said, **attributes), Health()
+    assert is_refusal_error(raised) == refused
+    for fallback, survives in (("refusals", refused), (True, False)):
+        if survives:
+            assert outcome(raised, health, fallback) == "oracle"  # type: ignore[arg-type]  # both are a Fallback
+            continue
+        with pytest.raises(type(raised)) as caught:
+            outcome(raised, health, fallback)  # type: ignore[arg-type]
+        assert caught.value is raised
+    assert health.cooling_down(["poet"]) == {}
 
 
-def test_models_that_rest_are_called_only_if_all_do() -> None:
+def test_models_that_cool_down_are_called_only_if_all_do() -> None:
     """Otherwise nobody would answer."""
-    cooldowns = Cooldowns(30)
-    assert cooldowns.rested(["mini", "large"]) == (["mini", "large"], {})
-    cooldowns.failed("mini", 60)
-    assert cooldowns.rested(["mini", "large"]) == (["large"], cooldowns.resting(["mini"]))
-    assert cooldowns.rested(["mini"]) == (["mini"], {})
+    router, health = toy_router("soft"), Health()
+    serving = Serving(router, dict.fromkeys(router.models), ASKING, health)
+
+    def decided(*among: str) -> tuple[str, list[tuple[str, str]]]:
+        (routed,) = serving.decide([CallRequest("poem", among=among)])
+        return routed.decision.model, [(each.model, each.kind) for each in routed.decision.excluded]
+
+    assert decided("poet", "oracle") == ("poet", [])
+    health.failed("poet", 30, 60)
+    assert decided("poet", "oracle") == ("oracle", [("poet", "cooling_down")])
+    assert decided("poet") == ("poet", [])

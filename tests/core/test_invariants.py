@@ -12,30 +12,25 @@ import pytest
 import unirouter_integrations
 
 PACKAGE = Path(unirouter_integrations.__file__).parent
+ROOT = PACKAGE.parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-
-CORE = (
-    "errors",
-    "storage",
-    "sharing",
-    "onnx",
-    "embedding",
-    "learned_map",
-    "clusters",
-    "profiles",
-    "decision",
-    "repeating",
-    "statistics_store",
-    "learning",
-    "router",
-    "watching",
-    "datasets",
-    "checks",
-    "fallback",
-    "telemetry",
-)
-LAYERS = (*CORE, "evaluation", "profiling", "escalation", "langchain", "llamaindex", "testing", "cli")
 FRAMEWORKS = {"langchain", "langchain_core", "langgraph", "llama_index", "torch", "sentence_transformers"}
+
+
+def picture(document: str) -> str:
+    """The layers as a document draws them."""
+    text = (ROOT / document).read_text()
+    return text.split("<!-- layers -->")[1].split("<!-- /layers -->")[0].strip().strip("`").removeprefix("text").strip()
+
+
+def layers() -> list[list[str]]:
+    """The layers of the picture from the bottom up; modules of one layer do not know each other."""
+    lines = [re.split(r"\s{2,}", line.strip())[0] for line in picture("docs/architecture.md").splitlines()]
+    return [[name.strip() for name in line.split(",")] for line in reversed(lines)]
+
+
+LAYERS = layers()
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
 
 def imported(source: Path, *, everywhere: bool) -> set[str]:
@@ -55,17 +50,28 @@ def layer(source: Path) -> str:
     return source.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+def test_all_documents_show_the_same_layers() -> None:
+    """README and CONTRIBUTING have the picture of docs/architecture.md, and it has every module once."""
+    assert picture("README.md") == picture("CONTRIBUTING.md") == picture("docs/architecture.md")
+    modules = {layer(source) for source in SOURCES} - {"__init__"}
+    assert sorted(name for names in LAYERS for name in names) == sorted(modules)
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down_only(source: Path) -> None:
-    """A layer knows those below it; the two frameworks' faces do not know each other."""
+    """A layer knows those below it, and none beside it."""
     if layer(source) == "__init__":
         return
-    assert layer(source) in LAYERS, "name the layer of a new module"
     ours = {
         name.split(".")[1] for name in imported(source, everywhere=True) if name.startswith("unirouter_integrations.")
     }
-    allowed = set(LAYERS[: LAYERS.index(layer(source)) + (layer(source) not in CORE)])
-    assert ours <= (allowed - {"langchain"} if layer(source) == "llamaindex" else allowed)
+    assert {name: LEVEL[name] for name in ours - {layer(source)} if LEVEL[name] >= LEVEL[layer(source)]} == {}
+
+
+def test_modules_inside_packages_are_private() -> None:
+    """A package is a door, and what is behind it begins with an underscore."""
+    inner = [source for source in SOURCES if source.parent != PACKAGE]
+    assert [source.name for source in inner if not source.name.startswith("_")] == []
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -76,7 +82,7 @@ def test_only_the_faces_import_a_framework(source: Path) -> None:
         assert not top & FRAMEWORKS
     assert "sklearn" not in top
     banned = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "importlib", "runpy"}
-    if source.name == "protocol.py":
+    if source.name == "_protocol.py":
         banned -= {"joblib"}  # which runs trials in processes of its own; it reads and writes no file here
         assert not re.search(r"joblib\.(load|dump)|import (load|dump|Memory)", source.read_text())
     assert not {name.split(".")[0] for name in imported(source, everywhere=True)} & banned
@@ -86,20 +92,7 @@ def test_only_the_faces_import_a_framework(source: Path) -> None:
 def test_the_argmin_is_written_once() -> None:
     """One place decides."""
     found = [source.name for source in SOURCES for _ in re.findall(r"argmin\(", source.read_text())]
-    assert found == ["decision.py"]
-
-
-def test_the_public_names_are_sorted_and_exist() -> None:
-    """What `__all__` lists is there, and what is there without an underscore is listed or a module."""
-    names = unirouter_integrations.__all__
-    assert list(names) == sorted(names)
-    public = {
-        name
-        for name, value in vars(unirouter_integrations).items()
-        if getattr(value, "__module__", "").startswith("unirouter_integrations") and not name.startswith("_")
-    }
-    assert public <= set(names)
-    assert all(hasattr(unirouter_integrations, name) for name in names)
+    assert found == ["_decision.py"]
 
 
 def run(script: str) -> subprocess.CompletedProcess[str]:
@@ -152,7 +145,7 @@ def test_a_vector_is_routed_without_scikit_learn() -> None:
         from unirouter_integrations import UniRouter
         prompts = ["add two numbers", "add three numbers", "write a poem", "write a song"]
         router = UniRouter.fit(prompts, n_clusters=2)
-        router.register(router.profile("m", prompts, [0, 0, 1, 1], cost=1))
+        router.register(router.profile("m", prompts, [1, 1, 0, 0], cost=1))
         router.save(sys.argv[1])
         '''
         import textwrap
@@ -186,3 +179,27 @@ def test_the_langchain_face_without_langchain_says_what_to_install() -> None:
             print(type(error).__name__, error)
     """)
     assert result.stdout.startswith("MissingDependencyError unirouter_integrations.langchain needs pip install")
+
+
+@pytest.mark.parametrize("face", ["langchain", "llamaindex", "serving", "testing"])
+def test_importing_a_face_loads_no_offline_tools(face: str) -> None:
+    """A user's call needs no profiling, evaluation, report or journal, and no database."""
+    result = run(f"""
+        import sys
+        import unirouter_integrations.{face}
+        ours = {{name.split(".")[1] for name in sys.modules if name.startswith("unirouter_integrations.")}}
+        print(sorted(ours & {{"profiling", "evaluation", "cli", "compare", "ray", "opentelemetry", "watch"}}))
+        print([name for name in sys.modules if name == "unirouter_integrations.profiling._journal"])
+    """)
+    assert (result.stdout, result.stderr) == ("[]\n[]\n", "")
+
+
+def test_routing_and_serving_need_no_database() -> None:
+    """SQLite is loaded by the store that needs it."""
+    result = run("""
+        import sys
+        import unirouter_integrations.serving
+        import unirouter_integrations.learning
+        print("sqlite3" in sys.modules)
+    """)
+    assert (result.stdout, result.stderr) == ("False\n", "")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unirouter_integrations import ErrorPrior, LLMProfile, PromptClusters, UniRouter
-from unirouter_integrations.learned_map import LearnedMap
-from unirouter_integrations.profiles import Estimator
+from unirouter_integrations.core._gate import SoftmaxGate
+from unirouter_integrations.core._profiles import Estimator
 
 Models = list[tuple[list[int], float | tuple[float, ...]]]
 """For each model how often out of 8 it was wrong in each cluster, and its cost or costs."""
@@ -19,13 +19,17 @@ Models = list[tuple[list[int], float | tuple[float, ...]]]
 K = 3
 HARD = PromptClusters.fit(["a", "b", "c"], None, vectors=np.eye(K), n_clusters=K, assignment="hard")
 SOFT = dataclasses.replace(
-    HARD, gate=LearnedMap.by_distance(HARD.centroids, 0.5), shares=np.array([0.5, 0.375, 0.125]), reach=(0.8, 0.2)
+    HARD,
+    gate=SoftmaxGate.from_centroids(HARD.centroids, 0.5),
+    shares=np.array([0.5, 0.375, 0.125]),
+    familiar_radius=0.8,
+    familiar_falloff=0.2,
 )
 # One of each cluster, some between clusters (the third between all, alike), one unlike all of them, one of no length.
 VECTORS = np.vstack([np.eye(K), [[1, 1, 0], [1, 2, 3], [1, 1, 1], [9, 0, 1], [-1, -2, -1], [0, 0, 0]]])
 both = pytest.mark.parametrize("clusters", [HARD, SOFT], ids=["hard", "soft"])
 PRIOR = UniRouter.fit(
-    ["a", "b", "c"], embedder=None, vectors=np.eye(K), n_clusters=K, outcomes={"x": [0, 1, 0], "y": [1, 1, 0]}
+    ["a", "b", "c"], embedder=None, vectors=np.eye(K), n_clusters=K, scores={"x": [1, 0, 1], "y": [0, 0, 1]}
 ).prior
 
 # Quarters and eighths: sums and products of them are exact, so that laws about ties and order hold to the letter.
@@ -33,7 +37,7 @@ EXACT = st.integers(0, 16).map(lambda n: n / 4)
 PROFILE = st.tuples(st.lists(st.integers(0, 8), min_size=K, max_size=K), st.one_of(EXACT, st.tuples(*[EXACT] * K)))
 POOL = st.lists(PROFILE, min_size=1, max_size=6)
 WEIGHT = st.integers(0, 64).map(lambda n: n / 8)
-NUMBERS = ("expected_error", "expected_error_std", "expected_cost", "score", "familiarity")
+NUMBERS = ("expected_error", "expected_error_std", "expected_cost", "objective", "familiarity")
 
 
 def routed(clusters: PromptClusters, pool: Models, order: list[int] | None = None) -> UniRouter:
@@ -75,14 +79,14 @@ def test_at_weight_zero_the_least_error_wins_and_of_these_the_cheapest(clusters:
 
 @both
 @given(POOL, WEIGHT)
-def test_the_score_is_the_formula_and_the_winner_has_the_least(
+def test_the_objective_is_the_formula_and_the_winner_has_the_least(
     clusters: PromptClusters, pool: Models, w: float
 ) -> None:
     """It is error + cost_weight * cost; the ranking is sorted by it and starts with the winner."""
     for decision in routed(clusters, pool).route_many(vectors=VECTORS, cost_weight=w):
-        assert decision.score == decision.expected_error + w * decision.expected_cost
-        scores = [candidate.score for candidate in decision.ranking]
-        assert scores == sorted(scores)
+        assert decision.objective == decision.expected_error + w * decision.expected_cost
+        objectives = [candidate.objective for candidate in decision.ranking]
+        assert objectives == sorted(objectives)
         assert decision.ranking[0].model == decision.model
         assert len({candidate.model for candidate in decision.ranking}) == len(pool)
 
@@ -208,7 +212,7 @@ def test_a_prompt_is_decided_alone_as_among_others(clusters: PromptClusters, poo
 @given(POOL, WEIGHT)
 def test_soft_memberships_that_are_one_hot_decide_like_hard_ones(pool: Models, w: float) -> None:
     """In every number: a cold gate, and prompts right at the centroids."""
-    cold = dataclasses.replace(SOFT, gate=LearnedMap.by_distance(HARD.centroids, 1e-3))
+    cold = dataclasses.replace(SOFT, gate=SoftmaxGate.from_centroids(HARD.centroids, 1e-3))
     np.testing.assert_array_equal(cold.memberships(vectors=np.eye(K)).phi, HARD.memberships(vectors=np.eye(K)).phi)
     soft, hard = (routed(clusters, pool).route_many(vectors=np.eye(K), cost_weight=w) for clusters in (cold, HARD))
     assert soft == hard

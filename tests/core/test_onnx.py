@@ -1,6 +1,6 @@
 """A real SentenceTransformer (all-MiniLM-L6-v2) exported to ONNX and run without torch; and what is refused.
 
-The export needs the extra onnx-export and a package that carries the model; skipped elsewhere.
+The export needs the extra onnx-export and a package that carries the model; skipped elsewhere. One takes 20 seconds.
 """
 
 import copy
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from unirouter_integrations import EmbeddingError, MissingDependencyError, StorageError, UniRouter, as_embedder
-from unirouter_integrations.onnx import OnnxEncoder, export_onnx
+from unirouter_integrations.embedding import OnnxEncoder, export_onnx
 
 pytestmark = pytest.mark.filterwarnings("default")  # torch and transformers warn on their own account
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -22,7 +22,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 TEXTS = ["What is 3 plus 5?", "Write a haiku about rain.", "", "half a pair \ud800", "AND 写一首诗 " * 300]
 SUMS = [f"What is {a} {word} {b}?" for a in (3, 8, 14) for b in (5, 21) for word in ("plus", "minus", "times")]
 POEMS = [f"Write {form} about {topic}." for form in ("a poem", "a haiku", "two verses") for topic in ("rain", "a cat")]
-LOSSES = [0.0] * len(SUMS) + [1.0] * len(POEMS)
+SCORES = [1.0] * len(SUMS) + [0.0] * len(POEMS)
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,7 @@ def torch_vectors(minilm: str) -> npt.NDArray[np.float32]:
     return as_embedder(minilm).embed([text.replace("\ud800", "?") for text in TEXTS])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 0.99999), ("int8", 0.97)])
 def test_the_vectors_are_those_of_the_model(
     exported: Path, torch_vectors: npt.NDArray[np.float32], precision: str, least: float
@@ -60,6 +61,7 @@ def test_the_vectors_are_those_of_the_model(
     assert (vectors * torch_vectors).sum(axis=1).min() > least
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_batch_is_bit_equal_to_single_texts(exported: Path, precision: str) -> None:
     """Neither padding nor the scales of int8 arithmetic let one text change another's vector."""
@@ -67,6 +69,7 @@ def test_a_batch_is_bit_equal_to_single_texts(exported: Path, precision: str) ->
     np.testing.assert_array_equal(encoder.encode(TEXTS), np.concatenate([encoder.encode([text]) for text in TEXTS]))
 
 
+@pytest.mark.slow
 async def test_fit_route_save_load(exported: Path, minilm: str, tmp_path: Path) -> None:
     """By name and as an object; unseen prompts in other words reach the right model.
 
@@ -74,8 +77,8 @@ async def test_fit_route_save_load(exported: Path, minilm: str, tmp_path: Path) 
     """
     name = f"onnx:{exported / 'fp32'}"
     router = UniRouter.fit([*SUMS, *POEMS], embedder=name, n_clusters=2)
-    router.register(router.profile("abacus", [*SUMS, *POEMS], LOSSES, cost=1))
-    router.register(router.profile("poet", [*SUMS, *POEMS], [1 - loss for loss in LOSSES], cost=1))
+    router.register(router.profile("abacus", [*SUMS, *POEMS], SCORES, cost=1))
+    router.register(router.profile("poet", [*SUMS, *POEMS], [1 - score for score in SCORES], cost=1))
     assert router.route("Multiply seventeen by four.").model == "abacus"
     assert (await router.aroute("Compose a short rhyme on autumn leaves.")).model == "poet"
     router.save(tmp_path)
@@ -88,6 +91,7 @@ async def test_fit_route_save_load(exported: Path, minilm: str, tmp_path: Path) 
         UniRouter.load(tmp_path, embedder=f"onnx:{exported / 'int8'}")
 
 
+@pytest.mark.slow
 def test_torch_is_not_needed_to_load(exported: Path) -> None:
     """Loading and encoding import neither torch nor transformers, and open no connection."""
     script = f"""
@@ -101,6 +105,7 @@ print(as_embedder({f"onnx:{exported / 'fp32'}"!r}).embed(["one", "two"]).shape)
     assert (result.stdout, result.stderr) == ("(2, 384)\n", "")
 
 
+@pytest.mark.slow
 def test_an_encoder_can_be_sent_to_a_worker(exported: Path) -> None:
     """It is read from its folder again; its name is the folder's."""
     encoder = OnnxEncoder(exported / "fp32")
@@ -109,6 +114,7 @@ def test_an_encoder_can_be_sent_to_a_worker(exported: Path) -> None:
     assert sent.name == "encoder:OnnxEncoder:fp32"
 
 
+@pytest.mark.slow
 def test_the_prompt_that_a_model_puts_first_is_kept(minilm: str, tmp_path: Path) -> None:
     """A model with a default prompt ("query: ") embeds texts with it, and so does the exported one."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -134,6 +140,7 @@ def test_what_is_not_an_exported_model_is_refused(tmp_path: Path) -> None:
         OnnxEncoder(tmp_path)
 
 
+@pytest.mark.slow
 def test_another_graph_is_refused(exported: Path, tmp_path: Path) -> None:
     """A model.onnx that was exported by other means, with other inputs and outputs."""
     import onnx

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from unirouter_integrations import ErrorPrior, InvalidInputError, LLMProfile
-from unirouter_integrations.profiles import ESTIMATORS, errors_of_known
+from unirouter_integrations.core._profiles import ESTIMATORS, errors_of_known
 
 
 def counted(counts: list[float], losses: list[float], clusters: str | None = None) -> LLMProfile:
@@ -57,18 +57,18 @@ def normalised(rows: Any) -> Any:
     return rows / rows.sum(axis=1, keepdims=True)
 
 
-def prior_of(assignment: Any, outcomes: Mapping[str, Any], clusters: int) -> ErrorPrior:
-    """The prior from outcomes on prompts that belong to one cluster each."""
+def prior_of(assignment: Any, scores: Mapping[str, Any], clusters: int) -> ErrorPrior:
+    """The prior from scores on prompts that belong to one cluster each."""
     shares = np.bincount(assignment, minlength=clusters) / len(assignment)
-    return ErrorPrior.fit(errors_of_known(np.eye(clusters)[assignment], outcomes), shares)
+    return ErrorPrior.fit(errors_of_known(np.eye(clusters)[assignment], scores), shares)
 
 
 def prior(models: int = 6, clusters: int = 4, seed: int = 0) -> ErrorPrior:
     rng = np.random.default_rng(seed)
     assignment = np.repeat(np.arange(clusters), 50)
-    skill = rng.uniform(0.1, 0.9, size=(models, 1)) + rng.normal(0, 0.05, size=(models, clusters))
-    outcomes = {f"m{m}": (rng.random(200) < skill[m, assignment]).astype(float) for m in range(models)}
-    return prior_of(assignment, outcomes, clusters)
+    error = rng.uniform(0.1, 0.9, size=(models, 1)) + rng.normal(0, 0.05, size=(models, clusters))
+    scores = {f"m{m}": (rng.random(200) >= error[m, assignment]).astype(float) for m in range(models)}
+    return prior_of(assignment, scores, clusters)
 
 
 KNOWN = prior()
@@ -89,7 +89,7 @@ def test_the_posterior_is_the_one_of_the_information_form() -> None:
 
 
 def test_the_posterior_runs_from_the_prior_to_the_data() -> None:
-    """Nothing seen: the prior. Very much seen: the means. And certainty only grows."""
+    """Without prompts it is the prior, with very many the means. Certainty only grows."""
     known = prior()
     nothing, much = np.zeros(4), np.full(4, 1e7)
     np.testing.assert_allclose(known.posterior(nothing, nothing).error, known.mean)
@@ -100,7 +100,7 @@ def test_the_posterior_runs_from_the_prior_to_the_data() -> None:
     assert (few < known.posterior(nothing, nothing).std).all()
 
 
-def test_a_model_seen_in_one_cluster_tells_about_the_others() -> None:
+def test_prompts_of_one_cluster_inform_about_the_others() -> None:
     """Known models are good or bad everywhere, so a new one that fails in one cluster is expected to fail in all."""
     known = prior()
     bad = known.posterior(np.array([40.0, 0, 0, 0]), np.array([40.0, 0, 0, 0])).error
@@ -116,33 +116,33 @@ def test_one_or_two_known_models_do_not_make_it_certain(models: int) -> None:
     assert (known.posterior(np.full(4, 200.0), np.full(4, 20.0)).error < 0.15).all()
 
 
-def test_unknown_outcomes_are_left_out() -> None:
-    """NaN is not a wrong answer; where a model was never asked, its own mean stands."""
+def test_prompts_that_are_not_graded_are_left_out() -> None:
+    """NaN is not a wrong answer; a cluster without grades takes the model's own mean."""
     assignment = np.repeat([0, 1], 100)
-    complete = {"a": np.repeat([0.0, 1.0], 100), "b": np.repeat([0.2, 0.8], 100)}
-    thinned = {name: np.where(np.arange(200) % 2, losses, np.nan) for name, losses in complete.items()}
+    complete = {"a": np.repeat([1.0, 0.0], 100), "b": np.repeat([0.8, 0.2], 100)}
+    thinned = {name: np.where(np.arange(200) % 2, scores, np.nan) for name, scores in complete.items()}
     np.testing.assert_allclose(prior_of(assignment, thinned, 2).mean, prior_of(assignment, complete, 2).mean, atol=0.05)
-    one_sided = prior_of(assignment, {"a": np.where(assignment == 0, 0.25, np.nan)}, 2)
+    one_sided = prior_of(assignment, {"a": np.where(assignment == 0, 0.75, np.nan)}, 2)
     np.testing.assert_allclose(one_sided.mean, [0.25, 0.25])
 
 
-def test_few_outcomes_of_known_models_do_not_make_a_wild_prior() -> None:
-    """Chance errors are not taken for differences: one outcome per cluster says little about the clusters."""
+def test_few_scores_of_known_models_do_not_make_a_wild_prior() -> None:
+    """Random errors are not taken for differences: one score per cluster says little about the clusters."""
     rng = np.random.default_rng(0)
-    outcomes = {f"m{m}": (rng.random(20) < 0.5).astype(float) for m in range(5)}
-    prior = prior_of(np.arange(20), outcomes, 20)
-    assert prior.mean.std() < 0.6 * np.mean(list(outcomes.values()), axis=0).std()
+    scores = {f"m{m}": (rng.random(20) >= 0.5).astype(float) for m in range(5)}
+    prior = prior_of(np.arange(20), scores, 20)
+    assert prior.mean.std() < 0.6 * np.mean(list(scores.values()), axis=0).std()
     assert prior.covariance.diagonal().max() < 0.05
 
 
 def test_errors_of_known_models_are_shrunk_to_model_and_cluster() -> None:
-    """As if 8 more prompts had given the model's own mean plus what the cluster does to all models."""
+    """As if 8 more prompts had given the model's own mean plus the effect of the cluster on all models."""
     phi = np.array([[1.0, 0.0], [0.5, 0.5], [0.0, 1.0], [0.0, 1.0]])
-    outcomes = {"a": [1.0, 1.0, 0.0, 0.0], "b": [1.0, 0.0, 0.0, np.nan]}
-    counts, sums = np.array([[1.5, 2.5], [1.5, 1.5]]), np.array([[1.5, 0.5], [1, 0]])
+    scores = {"a": [0.0, 0.0, 1.0, 1.0], "b": [0.0, 1.0, 1.0, np.nan]}
+    counts, losses = np.array([[1.5, 2.5], [1.5, 1.5]]), np.array([[1.5, 0.5], [1, 0]])
     own = np.array([[1 / 2], [1 / 3]])
-    effect = (sums - counts * own).sum(axis=0) / (counts.sum(axis=0) + 8)
-    np.testing.assert_allclose(errors_of_known(phi, outcomes), (sums + 8 * (own + effect)) / (counts + 8))
+    effect = (losses - counts * own).sum(axis=0) / (counts.sum(axis=0) + 8)
+    np.testing.assert_allclose(errors_of_known(phi, scores), (losses + 8 * (own + effect)) / (counts + 8))
 
 
 ERRORS = st.tuples(st.integers(1, 9), st.integers(1, 7)).flatmap(
@@ -160,13 +160,13 @@ def test_any_errors_of_known_models_make_a_prior(known: Any) -> None:
     prior = ErrorPrior.fit(errors, shares)
     np.testing.assert_allclose(prior.mean, errors.mean(axis=0))
     np.testing.assert_allclose(prior.covariance, prior.covariance.T)
-    believed = np.diag(ErrorPrior.fit(errors.mean(axis=0)[None], shares).covariance)
+    of_one = np.diag(ErrorPrior.fit(errors.mean(axis=0)[None], shares).covariance)
     assert np.linalg.eigvalsh(prior.covariance)[0] > 0
-    assert (np.diag(prior.covariance) >= believed * 2 / (len(errors) + 1) - 1e-12).all()
+    assert (np.diag(prior.covariance) >= of_one * 2 / (len(errors) + 1) - 1e-12).all()
 
 
 def test_clusters_on_which_known_models_err_alike_inform_each_other() -> None:
-    """Twins do most: what is seen in one is believed of the other, more than of one on which the models differ."""
+    """Twins most of all: errors in one raise those expected in the other, more than where the known models differ."""
     rng = np.random.default_rng(0)
     ability, knack, other = rng.uniform(0.3, 0.7, (12, 1)), *rng.normal(0, 0.15, (2, 12, 1))
     errors = np.clip(np.hstack([ability + knack, ability + knack, ability + other, ability - other]), 0, 1)
@@ -178,10 +178,10 @@ def test_clusters_on_which_known_models_err_alike_inform_each_other() -> None:
     assert bad.std[1] < 0.7 * min(bad.std[2:])
 
 
-def test_what_all_known_models_share_is_believed() -> None:
+def test_the_prior_follows_what_all_known_models_share() -> None:
     """Thirty models that are all right in one cluster and all wrong in the other leave little doubt about either."""
-    outcomes = {f"m{m}": np.repeat([0.0, 1.0], 20) for m in range(30)}
-    mean = prior_of(np.repeat([0, 1], 20), outcomes, 2).mean
+    scores = {f"m{m}": np.repeat([1.0, 0.0], 20) for m in range(30)}
+    mean = prior_of(np.repeat([0, 1], 20), scores, 2).mean
     np.testing.assert_allclose(mean, [0, 1], atol=0.01)
 
 
@@ -203,21 +203,21 @@ def test_a_prior_that_makes_no_sense_is_refused(mean: Any, covariance: Any, mess
 
 
 @pytest.mark.parametrize(
-    ("outcomes", "message"),
+    ("scores", "message"),
     [
-        ({}, "outcomes should map the name of at least one known model"),
-        ([[0, 1, 1]], "outcomes should map the name"),
-        ({"a": [0, 1]}, "the outcomes of 'a' to be one number for each of the 3 prompts"),
-        ({"a": [0, 1, 2]}, "number 2 is 2"),
-        ({"a": [0, -0.5, 1]}, "number 1 is -0.5"),
-        ({"a": [np.nan] * 3}, "None of the 3 outcomes of 'a' is known"),
+        ({}, "scores should map the name of at least one known model"),
+        ([[1, 0, 0]], "scores should map the name"),
+        ({"a": [1, 0]}, "the scores of 'a' to be one number for each of the 3 prompts"),
+        ({"a": [1, 0, 2]}, "number 2 is 2"),
+        ({"a": [1, -0.5, 0]}, "number 1 is -0.5"),
+        ({"a": [np.nan] * 3}, "None of the 3 scores of 'a' is known"),
         ({"a": ["right", "wrong", "right"]}, "to be numbers"),
     ],
 )
-def test_outcomes_that_make_no_sense_are_refused(outcomes: Any, message: str) -> None:
-    """The message names the model and what is wrong with its losses."""
+def test_scores_that_make_no_sense_are_refused(scores: Any, message: str) -> None:
+    """The message names the model and what is wrong with its scores."""
     with pytest.raises(InvalidInputError, match=message):
-        errors_of_known(np.eye(2)[[0, 1, 1]], outcomes)
+        errors_of_known(np.eye(2)[[0, 1, 1]], scores)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +247,7 @@ def test_profiles_that_make_no_sense_are_refused(arguments: tuple[Any, ...], mes
 
 def test_there_is_no_other_estimator() -> None:
     """The message lists the three there are."""
-    with pytest.raises(InvalidInputError, match="empirical_bayes, laplace, mean"):
+    with pytest.raises(InvalidInputError, match="'empirical_bayes', 'laplace', 'mean', but is 'median'"):
         ARTICLE.estimate("median")  # type: ignore[arg-type]
 
 
@@ -264,17 +264,17 @@ def test_a_profile_cannot_be_changed() -> None:
 def test_costs_are_kept_per_cluster_where_they_were_measured() -> None:
     """The mean of the calls of a cluster; the mean of all calls where a cluster has none."""
     phi = np.eye(3)[[0, 0, 1]]
-    profile = LLMProfile.from_outcomes("m", phi, [0, 1, 0], cost=[1.0, 3.0, 8.0])
+    profile = LLMProfile.from_scores("m", phi, [1, 0, 1], cost=[1.0, 3.0, 8.0])
     np.testing.assert_allclose(profile.cost, [2, 8, 4])
-    assert LLMProfile.from_outcomes("m", np.ones((1, 1)), [0.5], cost=0.25).cost == 0.25
+    assert LLMProfile.from_scores("m", np.ones((1, 1)), [0.5], cost=0.25).cost == 0.25
     with pytest.raises(InvalidInputError, match="one per prompt"):
-        LLMProfile.from_outcomes("m", phi, [0, 1, 0], cost=[1.0, 3.0])
+        LLMProfile.from_scores("m", phi, [1, 0, 1], cost=[1.0, 3.0])
 
 
 def test_a_prompt_counts_in_parts_for_the_clusters_it_belongs_to() -> None:
-    """Its loss and its cost as well; what is not graded counts nowhere."""
+    """So do its loss and its cost; a prompt that is not graded does not count."""
     phi = np.array([[0.5, 0.5, 0], [0.25, 0, 0.75], [0, 1, 0], [1, 0, 0]])
-    profile = LLMProfile.from_outcomes("m", phi, [1, 0, 0.5, np.nan], cost=[1.0, 3.0, 4.0, 100.0])
+    profile = LLMProfile.from_scores("m", phi, [0, 1, 0.5, np.nan], cost=[1.0, 3.0, 4.0, 100.0])
     np.testing.assert_allclose(profile.counts, [0.75, 1.5, 0.75])
     np.testing.assert_allclose(profile.losses, [0.5, 1, 0])
     np.testing.assert_allclose(profile.cost, [(0.5 + 0.75) / 0.75, (0.5 + 4) / 1.5, 3])
@@ -310,10 +310,10 @@ RUN = st.integers(1, 30).flatmap(
 
 @given(RUN, RUN)
 def test_adding_profiles_equals_profiling_the_joined_data(first: Any, second: Any) -> None:
-    """Counts, losses and measured costs alike, whichever estimator reads them, hard and soft."""
-    parts = [LLMProfile.from_outcomes("m", phi, losses, cost=costs) for phi, losses, costs in (first, second)]
-    phi, losses, costs = (np.concatenate(pair) for pair in zip(first, second, strict=True))
-    joined, added = LLMProfile.from_outcomes("m", phi, losses, cost=costs), parts[0] + parts[1]
+    """Counts, losses and measured costs are equal, and so are all estimates, for hard and soft memberships."""
+    parts = [LLMProfile.from_scores("m", phi, scores, cost=costs) for phi, scores, costs in (first, second)]
+    phi, scores, costs = (np.concatenate(pair) for pair in zip(first, second, strict=True))
+    joined, added = LLMProfile.from_scores("m", phi, scores, cost=costs), parts[0] + parts[1]
     np.testing.assert_allclose(added.counts, joined.counts)
     np.testing.assert_allclose(added.losses, joined.losses)
     np.testing.assert_allclose(added.cost, joined.cost)
@@ -324,12 +324,12 @@ def test_adding_profiles_equals_profiling_the_joined_data(first: Any, second: An
 
 @given(RUN)
 def test_each_graded_prompt_counts_once(run: Any) -> None:
-    """In however many clusters; no estimate leaves the range of losses, and the mean loss is that of the prompts."""
-    phi, losses, costs = run
-    profile = LLMProfile.from_outcomes("m", phi, losses, cost=costs)
-    known = ~np.isnan(losses)
+    """In any number of clusters. No estimate leaves the range of losses, and the mean loss is that of the prompts."""
+    phi, scores, costs = run
+    profile = LLMProfile.from_scores("m", phi, scores, cost=costs)
+    known = ~np.isnan(scores)
     np.testing.assert_allclose(profile.counts.sum(), known.sum())
-    np.testing.assert_allclose(profile.mean_error, losses[known].mean())
+    np.testing.assert_allclose(profile.mean_error, 1 - scores[known].mean())
     for estimator in ESTIMATORS:
         error, std = profile.estimate(estimator, KNOWN)
         assert ((error >= 0) & (error <= 1 + 1e-12)).all()
@@ -340,12 +340,12 @@ def test_each_graded_prompt_counts_once(run: Any) -> None:
 
 @given(RUN)
 def test_whole_memberships_count_like_labels(run: Any) -> None:
-    """One-hot rows give the counts of a bincount, and the errors of known models do not notice the difference."""
+    """One-hot rows give the counts and losses of a bincount."""
     labels = run[0].argmax(axis=1)
     known = ~np.isnan(run[1])
-    profile = LLMProfile.from_outcomes("m", np.eye(4)[labels], run[1], cost=1)
+    profile = LLMProfile.from_scores("m", np.eye(4)[labels], run[1], cost=1)
     np.testing.assert_array_equal(profile.counts, np.bincount(labels[known], minlength=4))
-    np.testing.assert_allclose(profile.losses, np.bincount(labels[known], run[1][known], minlength=4))
+    np.testing.assert_allclose(profile.losses, np.bincount(labels[known], 1 - run[1][known], minlength=4))
 
 
 def test_a_profile_describes_itself_in_one_line() -> None:
@@ -353,10 +353,10 @@ def test_a_profile_describes_itself_in_one_line() -> None:
     assert repr(ARTICLE) == "LLMProfile('gpt', 1200 prompts over 3 clusters, mean error 0.300, cost 1)"
 
 
-@pytest.mark.parametrize("loss", [0.0, 1.0])
-def test_of_one_answer_nobody_knows_that_a_model_is_perfect(loss: float) -> None:
-    """Nor that it is always wrong; what is believed of it stays possible."""
-    profile = LLMProfile.from_outcomes("new", np.eye(3)[:1], [loss], cost=1)
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_one_answer_does_not_make_a_model_perfect(score: float) -> None:
+    """Nor always wrong; its estimates stay away from both ends."""
+    profile = LLMProfile.from_scores("new", np.eye(3)[:1], [score], cost=1)
     for prior in (None, ErrorPrior.uninformed(3)):
         error, std = profile.estimate(prior=prior)
         assert np.all((error > 0.1) & (error < 0.9))

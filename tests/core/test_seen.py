@@ -8,15 +8,16 @@ import sys
 from typing import Any
 
 import pytest
-from opentelemetry import metrics, trace
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from unirouter_integrations import MissingDependencyError, RoutingDecision, UniRouter
-from unirouter_integrations.telemetry import instrument
+from unirouter_integrations import Exclusion, MissingDependencyError, RoutingDecision, UniRouter
+from unirouter_integrations.opentelemetry import instrument
+
+
+def reroute(router: UniRouter, decision: RoutingDecision, reason: str) -> RoutingDecision:
+    """The decision for the next model after this one's failed."""
+    following = router.snapshot().reroute(decision, Exclusion(decision.model, "failed", reason))
+    assert following is not None
+    return following
 
 
 def test_stats_are_of_the_last_decisions(hard_router: UniRouter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -26,7 +27,7 @@ def test_stats_are_of_the_last_decisions(hard_router: UniRouter, monkeypatch: py
     assert math.isnan(empty.expected_error)
     poem = hard_router.route_many(["sum", "poem", "poem"])[1]
     asyncio.run(hard_router.aroute("date"))
-    assert hard_router.reroute(poem, "it failed") is not None
+    assert reroute(hard_router, poem, "it failed").model == "oracle"
     stats = hard_router.stats()
     assert stats == (5, {"poet": 0.4, "oracle": 0.4, "abacus": 0.2}, 0, (1 + 2 + 2 + 10 + 10) / 5, 1)
     for _ in range(5):
@@ -38,36 +39,44 @@ def test_stats_are_of_the_last_decisions(hard_router: UniRouter, monkeypatch: py
 def test_nothing_is_logged_unless_asked_for(router: UniRouter, caplog: pytest.LogCaptureFixture) -> None:
     """Decisions are for debugging, fallbacks are information; a prompt is neither."""
     decision = router.route("poem number secret")
-    router.reroute(decision, "it failed with TimeoutError")
+    reroute(router, decision, "it failed with TimeoutError")
     assert caplog.records == []
     with caplog.at_level(logging.DEBUG, "unirouter_integrations"):
-        router.reroute(router.route("poem number secret"), "it failed with TimeoutError")
+        reroute(router, router.route("poem number secret"), "it failed with TimeoutError")
     assert [record.levelname for record in caplog.records] == ["DEBUG", "INFO"]
     assert caplog.messages[0] == str(decision)
     assert caplog.messages[1].endswith("Without poet: it failed with TimeoutError.")
     assert "secret" not in caplog.text
 
 
-def test_a_listener_is_told_until_it_unsubscribes(router: UniRouter) -> None:
+def test_a_listener_is_called_until_it_unsubscribes(router: UniRouter) -> None:
     """Of each decision of a batch; copies of the router have none."""
-    told: list[tuple[RoutingDecision, float, str | None]] = []
-    end = router.subscribe(lambda *event: told.append(event))
+    seen: list[tuple[RoutingDecision, float, str | None]] = []
+    end = router.subscribe(lambda *event: seen.append(event))
     decisions = router.route_many(["sum", "poem"])
-    router.reroute(decisions[1], "it failed")
+    reroute(router, decisions[1], "it failed")
     copy.deepcopy(router).route("sum")
     end()
     router.route("sum")
-    assert [(decision.model, failed) for decision, _, failed in told] == [
+    assert [(decision.model, failed) for decision, _, failed in seen] == [
         ("abacus", None),
         ("poet", None),
         ("oracle", "poet"),
     ]
-    assert all(seconds > 0 for _, seconds, _ in told)
+    assert all(seconds > 0 for _, seconds, _ in seen)
 
 
 @pytest.fixture
-def exported(monkeypatch: pytest.MonkeyPatch) -> tuple[InMemorySpanExporter, InMemoryMetricReader]:
-    """Providers as an application sets them, and what arrives there."""
+def exported(monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
+    """Providers as an application sets them, and what arrives there: an exporter of spans and a reader of metrics."""
+    pytest.importorskip("opentelemetry.sdk")
+    from opentelemetry import metrics, trace
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
     spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
     tracing, metering = TracerProvider(), MeterProvider([reader])
     tracing.add_span_processor(SimpleSpanProcessor(spans))
@@ -76,26 +85,24 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> tuple[InMemorySpanExporter, InM
     return spans, reader
 
 
-def test_spans_and_metrics(router: UniRouter, exported: tuple[InMemorySpanExporter, InMemoryMetricReader]) -> None:
+def test_spans_and_metrics(router: UniRouter, exported: tuple[Any, Any]) -> None:
     """A span per decision under the current one, and the metrics by model; no prompt in any of them."""
+    from opentelemetry import trace
+
     spans, reader = exported
     end = instrument(router)
     with trace.get_tracer("app").start_as_current_span("request") as request:
-        router.reroute(router.route("poem number secret"), "it failed")
+        reroute(router, router.route("poem number secret"), "it failed")
     end()
     router.route("sum")
     first, second, _ = spans.get_finished_spans()
     assert first.name == "unirouter.route"
     assert first.parent == request.get_span_context()
-    assert first.attributes is not None
     assert first.attributes["gen_ai.request.model"] == "poet"
     assert first.attributes["unirouter.expected_cost"] == pytest.approx(2)
-    assert first.start_time is not None
-    assert first.end_time is not None
     assert first.end_time > first.start_time
-    assert second.attributes is not None
     assert second.attributes["unirouter.replaces"] == "poet"
-    data: Any = reader.get_metrics_data()
+    data = reader.get_metrics_data()
     points = {metric.name: metric.data.data_points for metric in data.resource_metrics[0].scope_metrics[0].metrics}
     assert {name: len(found) for name, found in points.items()} == {
         "unirouter.route.duration": 2,

@@ -18,7 +18,7 @@ MODEL = str(Path(carrier.__file__).parent / "model")
 
 SUMS = [f"What is {a} {word} {b}?" for a in (3, 8, 14) for b in (5, 21) for word in ("plus", "minus", "times")]
 POEMS = [f"Write {form} about {topic}." for form in ("a poem", "a haiku", "two verses") for topic in ("rain", "a cat")]
-LOSSES = [0.0] * len(SUMS) + [1.0] * len(POEMS)
+SCORES = [1.0] * len(SUMS) + [0.0] * len(POEMS)
 
 
 async def test_fit_route_save_load(tmp_path: Path) -> None:
@@ -26,8 +26,8 @@ async def test_fit_route_save_load(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     router = UniRouter.fit([*SUMS, *POEMS], embedder=MODEL, n_clusters=2)
-    router.register(router.profile("abacus", [*SUMS, *POEMS], LOSSES, cost=1))
-    router.register(router.profile("poet", [*SUMS, *POEMS], [1 - loss for loss in LOSSES], cost=1))
+    router.register(router.profile("abacus", [*SUMS, *POEMS], SCORES, cost=1))
+    router.register(router.profile("poet", [*SUMS, *POEMS], [1 - score for score in SCORES], cost=1))
     assert router.route("Multiply seventeen by four.").model == "abacus"
     assert (await router.aroute("Compose a short rhyme on autumn leaves.")).model == "poet"
     router.save(tmp_path)

@@ -1,8 +1,10 @@
 """Routers on disk: what is written, what is refused, and that no save is half a save."""
 
 import contextlib
+import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -13,22 +15,44 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TOY_PROMPTS, blended_vectors, toy_embed, toy_losses
+from conftest import TOY_PROMPTS, blended_vectors, toy_embed, toy_scores
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from unirouter_integrations import EmbeddingError, StorageError, UniRouter, UniRouterError
+from unirouter_integrations._storage import read_folder, write_folder
+
+
+@pytest.fixture(scope="module")
+def fitted() -> UniRouter:
+    """A router with the local embedder, a prior, and costs of both kinds; fitted once, and changed by no test."""
+    scores = {"a": toy_scores("sum"), "b": toy_scores("poem")}
+    router = UniRouter.fit(TOY_PROMPTS, n_clusters=3, scores=scores)
+    router.register(router.profile("a", TOY_PROMPTS, scores["a"], cost=1, metadata={"run": "2026-11"}))
+    router.register(router.profile("b", TOY_PROMPTS, scores["b"], cost=[len(p) for p in TOY_PROMPTS]))
+    router.cost_weight = 0.03
+    return router
 
 
 @pytest.fixture
-def local_router() -> UniRouter:
-    """A router with the local embedder, a prior, and costs of both kinds."""
-    router = UniRouter.fit(TOY_PROMPTS, n_clusters=3, outcomes={"a": toy_losses("sum"), "b": toy_losses("poem")})
-    router.register(router.profile("a", TOY_PROMPTS, toy_losses("sum"), cost=1, metadata={"run": "2026-11"}))
-    router.register(router.profile("b", TOY_PROMPTS, toy_losses("poem"), cost=[len(p) for p in TOY_PROMPTS]))
-    router.cost_weight = 0.03
-    return router
+def local_router(fitted: UniRouter) -> UniRouter:
+    """A copy of that router."""
+    return copy.deepcopy(fitted)
+
+
+@pytest.fixture(scope="module")
+def saved_once(fitted: UniRouter, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with that router, changed by no test."""
+    folder = tmp_path_factory.mktemp("router")
+    fitted.save(folder)
+    return folder
+
+
+@pytest.fixture
+def saved(saved_once: Path, tmp_path: Path) -> Path:
+    """A copy of that folder."""
+    return Path(shutil.copytree(saved_once, tmp_path / "saved"))
 
 
 def test_a_router_comes_back_as_it_was(local_router: UniRouter, tmp_path: Path) -> None:
@@ -52,18 +76,18 @@ def test_a_router_comes_back_as_it_was(local_router: UniRouter, tmp_path: Path) 
 def learned_router() -> UniRouter:
     """A router of vectors alone, whose gate was learned from outcomes."""
     vectors = blended_vectors(400, 0)
-    losses = {str(axis): (vectors[:, axis] > 0).astype(float) for axis in range(4)}
+    scores = {str(axis): (vectors[:, axis] <= 0).astype(float) for axis in range(4)}
     fit = {"embedder": None, "vectors": vectors, "n_clusters": 6}
-    router = UniRouter.fit([""] * 400, outcomes=losses, **fit)  # type: ignore[arg-type]
+    router = UniRouter.fit([""] * 400, scores=scores, **fit)  # type: ignore[arg-type]
     assert router.clusters.fingerprint != UniRouter.fit([""] * 400, **fit).clusters.fingerprint  # type: ignore[arg-type]
-    for name, known in losses.items():
-        router.register(router.profile(name, vectors=vectors, losses=known, cost=1 + np.abs(vectors[:, int(name) + 4])))
+    for name, known in scores.items():
+        router.register(router.profile(name, vectors=vectors, scores=known, cost=1 + np.abs(vectors[:, int(name) + 4])))
     router.cost_weight = 0.01
     return router
 
 
 def test_a_learned_gate_comes_back_bit_for_bit(learned_router: UniRouter, tmp_path: Path) -> None:
-    """Gate, reach and shares, so memberships and decisions too, for prompts like those of the fit and for others."""
+    """So do memberships and decisions, for prompts like those of the fit and for others."""
     learned_router.save(tmp_path)
     loaded = UniRouter.load(tmp_path)
     ours, theirs = learned_router.clusters, loaded.clusters
@@ -72,7 +96,8 @@ def test_a_learned_gate_comes_back_bit_for_bit(learned_router: UniRouter, tmp_pa
     np.testing.assert_array_equal(ours.gate.weights, theirs.gate.weights)
     np.testing.assert_array_equal(ours.gate.bias, theirs.gate.bias)
     assert ours.gate.weights.dtype == theirs.gate.weights.dtype
-    assert (ours.reach, ours.fingerprint) == (theirs.reach, theirs.fingerprint)
+    assert ours.fingerprint == theirs.fingerprint
+    assert (ours.familiar_radius, ours.familiar_falloff) == (theirs.familiar_radius, theirs.familiar_falloff)
     np.testing.assert_array_equal(ours.shares, theirs.shares)
     vectors = np.vstack([blended_vectors(200, 1), np.random.default_rng(0).normal(size=(50, 16)), np.zeros((1, 16))])
     for a, b in zip(learned_router.route_many(vectors=vectors), loaded.route_many(vectors=vectors), strict=True):
@@ -162,46 +187,40 @@ def edit(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
     return apply
 
 
-def infinite_reach(folder: Path) -> None:
+def infinite_radius(folder: Path) -> None:
     """A number that JSON may hold and no float can."""
     file = folder / "router.json"
     document = json.loads(file.read_text())
-    document["clusters"]["reach"] = [1.0, "HUGE"]
+    document["clusters"]["familiar_radius"] = "HUGE"
     file.write_text(json.dumps(document).replace('"HUGE"', "1e999"))
 
 
 @pytest.mark.parametrize("key", ["weights", "bias"])
-def test_half_a_gate_is_refused(local_router: UniRouter, tmp_path: Path, key: str) -> None:
+def test_half_a_gate_is_refused(saved: Path, key: str) -> None:
     """It needs both its arrays."""
-    from unirouter_integrations.storage import read_folder, write_folder
-
-    local_router.save(tmp_path)
-    state = read_folder(tmp_path, "router")
+    state = read_folder(saved, "router")
     del state.arrays[f"clusters.gate.{key}"]
-    write_folder(tmp_path, "router", state)
+    write_folder(saved, "router", state)
     with pytest.raises(StorageError, match=f"The array clusters.gate.{key} is missing"):
-        UniRouter.load(tmp_path)
+        UniRouter.load(saved)
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        {"reach": [0.1, 1e-320]},
-        {"reach": [1e-50, 1e-50]},
-        {"reach": [1e300, 1e300]},
-        {"least_known": 1e-320},
-        {"least_known": 1e308},
-        {"least_known": -1.0},
+        {"familiar_radius": 0.1, "familiar_falloff": 1e-320},
+        {"familiar_radius": 1e-50, "familiar_falloff": 1e-50},
+        {"familiar_radius": 1e300, "familiar_falloff": 1e300},
+        {"min_known_share": 1e-320},
+        {"min_known_share": 1e308},
+        {"min_known_share": -1.0},
     ],
 )
-def test_scales_no_fit_gives_do_not_spoil_a_decision(
-    local_router: UniRouter, tmp_path: Path, damage: dict[str, object]
-) -> None:
+def test_scales_no_fit_gives_do_not_spoil_a_decision(saved: Path, damage: dict[str, object]) -> None:
     """They are refused, or familiarity is still a number from 0 to 1; no warning, no NaN."""
-    local_router.save(tmp_path)
-    edit(lambda d: d["clusters"].update(damage))(tmp_path)
+    edit(lambda d: d["clusters"].update(damage))(saved)
     with contextlib.suppress(StorageError):
-        for decision in UniRouter.load(tmp_path).route_many([*TOY_PROMPTS, "something else"]):
+        for decision in UniRouter.load(saved).route_many([*TOY_PROMPTS, "something else"]):
             assert 0 <= decision.familiarity <= 1
             assert 0 <= decision.expected_error <= 1
 
@@ -220,24 +239,24 @@ def test_scales_no_fit_gives_do_not_spoil_a_decision(
         (edit(lambda d: d.update(format="other")), "not a saved router"),
         (edit(lambda d: d.update(format_version=2)), "format version 2.*reads 1. Upgrade"),
         (edit(lambda d: d.update(format_version=True)), "format_version should be int"),
-        (edit(lambda d: d.update(estimator="median")), "no estimator 'median'"),
+        (edit(lambda d: d.update(estimator="median")), "estimator should be one of .* but is 'median'"),
         (edit(lambda d: d.update(cost_weight=-1)), "cost_weight should be a number of at least 0"),
         (edit(lambda d: d.update(cost_weight="1")), "cost_weight should be float, but str"),
         (edit(lambda d: d.update(cost_weight=10**400)), "cost_weight should be float, but int"),
         (edit(lambda d: d.pop("clusters")), "clusters should be dict, but nothing"),
-        (edit(lambda d: d["clusters"].update(reach=[0.0, 1.0])), "of fitted clusters. The file"),
-        (edit(lambda d: d["clusters"].update(reach=[1.0, -1.0])), "of fitted clusters. The file"),
-        (edit(lambda d: d["clusters"].update(reach=[1.0])), "of fitted clusters. The file"),
-        (edit(lambda d: d["clusters"].update(reach=[1.0, 1.0, 1.0])), "of fitted clusters. The file"),
-        (edit(lambda d: d["clusters"].update(reach=["1", 1.0])), "of fitted clusters. The file"),
-        (edit(lambda d: d["clusters"].update(reach=[1.0, True])), "of fitted clusters. The file"),
-        (edit(lambda d: d["clusters"].update(reach=[1.0, None])), "of fitted clusters. The file"),
-        (edit(lambda d: d["clusters"].update(reach=[1.0, 10**400])), "of fitted clusters. The file"),
-        (edit(lambda d: d["clusters"].update(reach=1.0)), "reach should be list, but float"),
-        (edit(lambda d: d["clusters"].pop("reach")), "reach should be list, but nothing"),
-        (edit(lambda d: d["clusters"].update(least_known="1")), "least_known should be float, but str"),
-        (edit(lambda d: d["clusters"].pop("least_known")), "least_known should be float, but nothing"),
-        (infinite_reach, "of fitted clusters. The file"),
+        (edit(lambda d: d["clusters"].update(familiar_radius=0.0)), "of fitted clusters. The file"),
+        (edit(lambda d: d["clusters"].update(familiar_falloff=-1.0)), "of fitted clusters. The file"),
+        (edit(lambda d: d["clusters"].update(familiar_falloff=0.0)), "of fitted clusters. The file"),
+        (edit(lambda d: d["clusters"].update(familiar_radius=[1.0, 1.0])), "familiar_radius should be float, but list"),
+        (edit(lambda d: d["clusters"].update(familiar_radius="1")), "familiar_radius should be float, but str"),
+        (edit(lambda d: d["clusters"].update(familiar_falloff=True)), "familiar_falloff should be float, but bool"),
+        (edit(lambda d: d["clusters"].update(familiar_falloff=None)), "familiar_falloff should be float, but NoneType"),
+        (edit(lambda d: d["clusters"].update(familiar_falloff=10**400)), "familiar_falloff should be float, but int"),
+        (edit(lambda d: d["clusters"].update(familiar_radius=1e9)), "of fitted clusters. The file"),
+        (edit(lambda d: d["clusters"].pop("familiar_radius")), "familiar_radius should be float, but nothing"),
+        (edit(lambda d: d["clusters"].update(min_known_share="1")), "min_known_share should be float, but str"),
+        (edit(lambda d: d["clusters"].pop("min_known_share")), "min_known_share should be float, but nothing"),
+        (infinite_radius, "of fitted clusters. The file"),
         (edit(lambda d: d["clusters"].update(gate=None)), "gate should be dict, but NoneType"),
         (edit(lambda d: d["clusters"].update(gate=[])), "gate should be dict, but list"),
         (edit(lambda d: d["clusters"].pop("gate")), "measured on 3 clusters"),
@@ -252,12 +271,11 @@ def test_scales_no_fit_gives_do_not_spoil_a_decision(
         (edit(lambda d: d["profiles"][0].update(metadata=[])), "metadata should be dict"),
     ],
 )
-def test_a_damaged_folder_is_refused(local_router: UniRouter, tmp_path: Path, damage: Any, message: str) -> None:
+def test_a_damaged_folder_is_refused(saved: Path, damage: Any, message: str) -> None:
     """Every fault is one of our errors, which says where it is."""
-    local_router.save(tmp_path)
-    damage(tmp_path)
+    damage(saved)
     with pytest.raises(StorageError, match=message):
-        UniRouter.load(tmp_path)
+        UniRouter.load(saved)
 
 
 @pytest.mark.parametrize(
@@ -285,34 +303,28 @@ def test_a_damaged_folder_is_refused(local_router: UniRouter, tmp_path: Path, da
         ("clusters.shares", np.zeros(3), "shares"),
     ],
 )
-def test_damaged_arrays_are_refused(
-    local_router: UniRouter, tmp_path: Path, name: str, value: Any, message: str
-) -> None:
+def test_damaged_arrays_are_refused(saved: Path, name: str, value: Any, message: str) -> None:
     """Even where the files belong together, each array is checked."""
-    from unirouter_integrations.storage import read_folder, write_folder
-
-    local_router.save(tmp_path)
-    state = read_folder(tmp_path, "router")
+    state = read_folder(saved, "router")
     state.arrays[name] = np.asarray(value)
-    write_folder(tmp_path, "router", state)
+    write_folder(saved, "router", state)
     with pytest.raises(StorageError, match=message):
-        UniRouter.load(tmp_path)
+        UniRouter.load(saved)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 10**6), st.binary(min_size=1, max_size=8), st.sampled_from(["router.json", "router.safetensors"]))
 def test_any_corruption_is_one_of_our_errors(
-    local_router: UniRouter, tmp_path: Path, position: int, noise: bytes, name: str
+    saved_once: Path, saved: Path, position: int, noise: bytes, name: str
 ) -> None:
     """Bytes overwritten anywhere: either the load still works, or it fails with one of our errors."""
-    local_router.save(tmp_path)
-    file = tmp_path / name
-    data = bytearray(file.read_bytes())
+    shutil.copytree(saved_once, saved, dirs_exist_ok=True)  # without the damage of the example before
+    data = bytearray((saved / name).read_bytes())
     start = position % len(data)
     data[start : start + len(noise)] = noise
-    file.write_bytes(data)
+    (saved / name).write_bytes(data)
     with contextlib.suppress(UniRouterError):
-        UniRouter.load(tmp_path).route("a sum")
+        UniRouter.load(saved).route("a sum")
 
 
 def test_a_path_that_is_a_file_is_refused(local_router: UniRouter, tmp_path: Path) -> None:
@@ -371,6 +383,7 @@ def test_two_saves_that_die_leave_a_whole_router(local_router: UniRouter, tmp_pa
     assert UniRouter.load(tmp_path).models == ("b",)
 
 
+@pytest.mark.slow
 def test_a_writer_that_is_killed_leaves_a_whole_router(local_router: UniRouter, tmp_path: Path) -> None:
     """A process that saves without end is killed at random moments: the folder always loads."""
     local_router.save(tmp_path)

@@ -10,14 +10,14 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
-from conftest import TOY_PROMPTS, made_up_outcomes, toy_embed, toy_losses, toy_router
+from conftest import TOY_PROMPTS, made_up_outcomes, toy_embed, toy_router, toy_scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unirouter_integrations import InvalidInputError, MissingDependencyError, NoModelError, UniRouter
-from unirouter_integrations.evaluation import METHODS, Evaluation, Trial, evaluate
-from unirouter_integrations.evaluation.report import _chosen_along, report, write_report
-from unirouter_integrations.profiles import Floats, LLMProfile
+from unirouter_integrations.core._profiles import Floats, LLMProfile
+from unirouter_integrations.evaluation import METHODS, Evaluation, Trial, _report, evaluate
+from unirouter_integrations.evaluation._report import _shares_by_cost_weight, report, write_report
 
 BAD_NAME = "<script>alert('$x$')</script> & co"
 
@@ -63,6 +63,13 @@ def test_an_evaluation_is_two_tables_and_four_pictures(evaluation: Evaluation, t
     assert any(text.startswith("0: ") for text in heat_map)
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without their pictures, which take most of the time."""
+    monkeypatch.setattr(_report, "_picture", lambda figure, caption: "")
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_several_sets_have_an_average(evaluation: Evaluation, tmp_path: Path) -> None:
     """The mean of two equal sets is that of one; other sizes are named as the reason why there is none."""
     write_report([evaluation, evaluation], tmp_path / "page.html")
@@ -86,7 +93,7 @@ def test_the_smallest_evaluation(tmp_path: Path) -> None:
 
 
 def test_a_router_in_use(hard_router: UniRouter, tmp_path: Path) -> None:
-    """Its models with error, cost and graded prompts, best first; its kinds of prompts with their best model."""
+    """Its models with error, cost and graded prompts, best first; its clusters with their best model."""
     router = hard_router
     router.cost_weight = 0.1
     report(router, tmp_path / "page.html")
@@ -94,9 +101,9 @@ def test_a_router_in_use(hard_router: UniRouter, tmp_path: Path) -> None:
     names = [page.index(f"<tr><td>{name}</td>") for name in ("oracle", "abacus")]
     assert names == sorted(names)
     assert re.search(r"<td>oracle</td><td>0\.000</td><td>0\.\d+</td><td>10</td><td>60</td>", page)
-    for cluster, kind in enumerate(router.clusters.describe()):
+    for cluster, described in enumerate(router.clusters.describe()):
         decision = router.route(next(p for p in TOY_PROMPTS if router.clusters.assign([p])[0] == cluster))
-        words = ", ".join(kind.terms)
+        words = ", ".join(described.keywords)
         assert f"<td>{cluster}</td><td>33.3%</td><td>{words}</td><td>{decision.model}</td>" in page
     assert "cost weight in use" in shown(pictures(page)[0])
 
@@ -105,7 +112,7 @@ def test_the_picture_of_choices_is_the_rule(blended: UniRouter) -> None:
     """At each cost weight the shares are those of routing the same prompts with it; all of the range is there."""
     vectors = np.random.default_rng(3).normal(size=(50, 16))
     phi = blended.clusters.memberships(vectors=vectors).phi
-    weights, shares = _chosen_along(blended.registered(blended.models), phi, np.full(50, 1 / 50))
+    weights, shares = _shares_by_cost_weight(blended.snapshot().pool, phi, np.full(50, 1 / 50))
     for weight, row in list(zip(weights.tolist(), shares, strict=True))[::40]:
         routed = [decision.model for decision in blended.route_many(vectors=vectors, cost_weight=weight)]
         np.testing.assert_allclose(row, [routed.count(model) / 50 for model in blended.models])
@@ -116,7 +123,7 @@ def test_the_picture_of_choices_is_the_rule(blended: UniRouter) -> None:
 
 
 def test_prompts_weigh_the_choices(tmp_path: Path) -> None:
-    """Only sums: the poet is never chosen. Without prompts every kind counts."""
+    """Only sums: the poet is never chosen. Without prompts every cluster counts."""
     router = toy_router("hard")
     report(router, tmp_path / "page.html", [prompt for prompt in TOY_PROMPTS if "sum" in prompt])
     assert "poet" not in shown(pictures((tmp_path / "page.html").read_text("utf-8"))[0])
@@ -174,12 +181,26 @@ def test_names_are_only_names(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.text(min_size=1, max_size=80), min_size=3, max_size=12, unique=True))
+@settings(max_examples=30)
+def test_any_name_can_be_drawn(names: list[str]) -> None:
+    """No warning, whatever the script, as names of ticks and of lines, and the picture is well-formed."""
+    figure, axes = _report._figure(2, 2)
+    labels = [_report._label(name) for name in names]
+    axes.set_yticks(range(len(names)), labels=labels)
+    for label in labels:
+        axes.plot([0, 1], label=label)
+    axes.legend()
+    (picture,) = pictures(_report._picture(figure, names[0]))
+    ET.fromstring(picture)  # noqa: S314  # our own picture
+
+
+@pytest.mark.slow
+@given(st.lists(st.text(min_size=1, max_size=80), min_size=3, max_size=12, unique=True))
 @settings(max_examples=10)
-def test_any_name_can_be_drawn(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
-    """No warning, whatever the script, and every picture is well-formed."""
+def test_any_name_can_be_in_a_report(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
+    """The same of whole pages."""
     router = toy_router("hard")
-    for name in names:
-        router.register(LLMProfile(name, np.full(3, 9.0), np.arange(3.0), cost=1))
+    router.register(*(LLMProfile(name, np.full(3, 9.0), np.arange(3.0), cost=1) for name in names))
     path = tmp_path_factory.mktemp("names") / "page.html"
     report(router, path)
     for picture in pictures(path.read_text(encoding="utf-8")):
@@ -191,16 +212,17 @@ def test_a_page_holds_no_prompt(tmp_path: Path) -> None:
     prompts = [f"{prompt} sesame{index}" for index, prompt in enumerate(TOY_PROMPTS)]
     router = UniRouter.fit(prompts, n_clusters=3)
     for name in ("one", "two"):
-        router.register(router.profile(name, prompts, toy_losses("sum"), cost=1))
+        router.register(router.profile(name, prompts, toy_scores("sum"), cost=1))
     report(router, tmp_path / "router.html", prompts)
     outcomes = made_up_outcomes(90)
     marked = tuple(f"{prompt} sesame{index}" for index, prompt in enumerate(outcomes.prompts))
-    secret = type(outcomes)(marked, outcomes.models, outcomes.losses, outcomes.costs, "made up")
+    secret = type(outcomes)(marked, outcomes.models, outcomes.scores, outcomes.costs, "made up")
     write_report([evaluate(secret, methods=["unirouter"], sizes=(10,), n_trials=1, n_jobs=1)], tmp_path / "eval.html")
     for page in (file.read_text(encoding="utf-8") for file in tmp_path.iterdir()):
         assert "sesame" not in "".join([page, *pictures(page)])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_page_is_written_whole_or_not_at_all(
     router: UniRouter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from conftest import TOY_PROMPTS, toy_embed, toy_losses
+from conftest import TOY_PROMPTS, toy_embed, toy_scores
 from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
 from langchain_core.language_models import BaseChatModel, FakeListLLM
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ChatMessage, HumanMessage, SystemMessage
@@ -171,8 +171,8 @@ def test_a_batch_is_embedded_in_one_call(router: UniRouter) -> None:
         return toy_embed(texts)
 
     counted = UniRouter.fit(TOY_PROMPTS, embedder=counting, n_clusters=3, estimator="mean")
-    counted.register(counted.profile("abacus", TOY_PROMPTS, toy_losses("poem", "date"), cost=1))
-    counted.register(counted.profile("poet", TOY_PROMPTS, toy_losses("sum", "date"), cost=2))
+    counted.register(counted.profile("abacus", TOY_PROMPTS, toy_scores("poem", "date"), cost=1))
+    counted.register(counted.profile("poet", TOY_PROMPTS, toy_scores("sum", "date"), cost=2))
     llm = ChatUniRouter(router=counted, models={name: Echo(model_name=name) for name in counted.models})
     calls.clear()
     answers = (PROMPT | llm).batch([{"question": f"a {kind} {n}"} for n in range(50) for kind in ("sum", "poem")])
@@ -276,7 +276,7 @@ async def test_closing_a_stream_early_closes_that_of_the_model(router: UniRouter
 def test_a_router_inside_a_router_names_the_model_that_answered(llm: ChatUniRouter) -> None:
     """In the message and in the trace."""
     outer_router = UniRouter.fit(TOY_PROMPTS, embedder=toy_embed, n_clusters=1)
-    outer_router.register(outer_router.profile("team", TOY_PROMPTS, toy_losses(), cost=1))
+    outer_router.register(outer_router.profile("team", TOY_PROMPTS, toy_scores(), cost=1))
     outer = ChatUniRouter(router=outer_router, models={"team": llm})
     with collect_runs() as runs:
         answer = outer.invoke("a poem")
@@ -298,7 +298,7 @@ def test_a_chain_in_the_place_of_a_model_is_named(router: UniRouter) -> None:
 
 async def test_models_may_come_and_go_during_calls(llm: ChatUniRouter) -> None:
     """Threads register and remove a model while others call: no error, and each answer is of the model it names."""
-    profile = llm.router.profile("calendar", TOY_PROMPTS, toy_losses(), cost=0.5)
+    profile = llm.router.profile("calendar", TOY_PROMPTS, toy_scores(), cost=0.5)
     stop = threading.Event()
 
     def change() -> None:
@@ -323,7 +323,7 @@ def test_a_model_joins_every_chain_that_holds_the_router(llm: ChatUniRouter) -> 
     """Registered while the chain is in use: its next call goes there, and after removal no longer."""
     chain = PROMPT | llm.with_config(tags=["x"]) | StrOutputParser()
     assert chain.invoke({"question": "a date"}) == "oracle a date"
-    profile = llm.router.profile("calendar", TOY_PROMPTS, toy_losses("sum", "poem"), cost=0.5)
+    profile = llm.router.profile("calendar", TOY_PROMPTS, toy_scores("sum", "poem"), cost=0.5)
     llm.register("calendar", Echo(model_name="calendar"), profile)
     assert chain.invoke({"question": "a date"}) == "calendar a date"
     llm.unregister("calendar")
@@ -334,8 +334,8 @@ def test_a_model_joins_every_chain_that_holds_the_router(llm: ChatUniRouter) -> 
 
 def test_registering_what_does_not_fit_changes_nothing(llm: ChatUniRouter) -> None:
     """Another name, other clusters, no chat model: refused, and the pool is as it was."""
-    profile = llm.router.profile("calendar", TOY_PROMPTS, toy_losses(), cost=0.5)
-    other = UniRouter.fit(TOY_PROMPTS, n_clusters=2).profile("poet", TOY_PROMPTS, toy_losses(), cost=0)
+    profile = llm.router.profile("calendar", TOY_PROMPTS, toy_scores(), cost=0.5)
+    other = UniRouter.fit(TOY_PROMPTS, n_clusters=2).profile("poet", TOY_PROMPTS, toy_scores(), cost=0)
     before = dict(llm.models)
     for name, model, given_profile in (
         ("kalender", Echo(model_name="x"), profile),
@@ -422,7 +422,7 @@ async def test_an_embedder_that_fails_is_not_hidden(router: UniRouter) -> None:
         return toy_embed(texts) if working else [[float("nan")] * 4 for _ in texts]
 
     broken = UniRouter.fit(TOY_PROMPTS, embedder=sometimes, n_clusters=3)
-    broken.register(broken.profile("m", TOY_PROMPTS, toy_losses(), cost=1))
+    broken.register(broken.profile("m", TOY_PROMPTS, toy_scores(), cost=1))
     llm = ChatUniRouter(router=broken, models={"m": Echo(model_name="m")})
     working = False
     with pytest.raises(EmbeddingError):

@@ -11,8 +11,9 @@ from langchain_core.runnables import RunnableBranch, RunnableLambda, RunnablePas
 from langchain_core.tracers.context import collect_runs
 
 from unirouter_integrations import InvalidInputError, RoutingDecision, UniRouter
-from unirouter_integrations.langchain import ChatUniRouter, ModelRegistry
-from unirouter_integrations.profiling import Price
+from unirouter_integrations.grading import Price
+from unirouter_integrations.langchain import ChatUniRouter
+from unirouter_integrations.serving import ModelRegistry
 from unirouter_integrations.testing import ChatFake
 
 
@@ -47,7 +48,7 @@ def test_what_a_prompt_is_judged_by_can_be_chosen(router: UniRouter, judged_by: 
 
 def test_the_texts_are_what_their_names_say() -> None:
     """With the system message, or all of it; an image has no text."""
-    from unirouter_integrations.langchain.messages import judged_text
+    from unirouter_integrations.langchain._messages import judged_text
 
     image: BaseMessage = HumanMessage([{"type": "image", "url": "x"}])
     assert judged_text(CONVERSATION, "system_and_last_human") == "poem poem poem\nsum number i"

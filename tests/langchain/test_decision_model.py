@@ -17,14 +17,14 @@ needs_decisions = pytest.mark.skipif(not has_decisions, reason="langchain-core i
 def test_older_versions_of_langchain_are_told_what_is_needed() -> None:
     """Instead of failing somewhere inside."""
     with pytest.raises(MissingDependencyError, match=r"needs langchain-core 1\.8 or newer, but 1\.\d+\.\d+"):
-        importlib.import_module("unirouter_integrations.langchain.decision_model")
+        importlib.import_module("unirouter_integrations.langchain._decision_model")
 
 
 def asked(router: UniRouter, state: Any = "a poem", **settings: Any) -> tuple[Any, dict[str, Any]]:
     """A decision model, and a request for a choice among all models."""
     from langchain_core.decisions import Choice  # type: ignore[import-not-found,unused-ignore]
 
-    from unirouter_integrations.langchain.decision_model import UniRouteDecisionModel
+    from unirouter_integrations.langchain._decision_model import UniRouteDecisionModel
 
     question = Choice(instructions="-", criteria=dict.fromkeys(router.models))
     return UniRouteDecisionModel(router=router, **settings), {"state": state, "questions": {"who": question}}

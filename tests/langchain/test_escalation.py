@@ -9,8 +9,8 @@ from langchain_core.messages import AIMessage
 from langchain_core.tools import tool
 
 from unirouter_integrations import InvalidInputError, UniRouter
+from unirouter_integrations.grading import Answer, Example, Price, as_scorer, judge
 from unirouter_integrations.langchain import ChatUniRouter
-from unirouter_integrations.profiling import Answer, Example, Price, as_scorer, judge
 from unirouter_integrations.testing import ChatFake
 
 

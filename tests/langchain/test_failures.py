@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
-from conftest import TOY_PROMPTS, toy_embed, toy_losses
+from conftest import TOY_PROMPTS, toy_embed, toy_scores
 from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
@@ -218,9 +218,9 @@ def service() -> Embedding:
 def served(service: Embedding) -> UniRouter:
     """The toy router, embedded by a service."""
     router = UniRouter.fit(TOY_PROMPTS, embedder=service, n_clusters=3, estimator="mean")
-    router.register(router.profile("abacus", TOY_PROMPTS, toy_losses("poem", "date"), cost=1))
-    router.register(router.profile("poet", TOY_PROMPTS, toy_losses("sum", "date"), cost=2))
-    router.register(router.profile("oracle", TOY_PROMPTS, toy_losses(), cost=10))
+    router.register(router.profile("abacus", TOY_PROMPTS, toy_scores("poem", "date"), cost=1))
+    router.register(router.profile("poet", TOY_PROMPTS, toy_scores("sum", "date"), cost=2))
+    router.register(router.profile("oracle", TOY_PROMPTS, toy_scores(), cost=10))
     return router
 
 

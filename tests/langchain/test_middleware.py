@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
-from conftest import TOY_PROMPTS, toy_embed, toy_losses
+from conftest import TOY_PROMPTS, toy_embed, toy_scores
 from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
 from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel, FakeListChatModel
@@ -149,7 +149,7 @@ async def test_the_async_agent_awaits_the_embedder(models: dict[str, Agentic]) -
 
     embedder = Awaited()
     awaiting = UniRouter.fit(TOY_PROMPTS, embedder=embedder, n_clusters=3)
-    awaiting.register(awaiting.profile("poet", TOY_PROMPTS, toy_losses("sum", "date"), cost=2))
+    awaiting.register(awaiting.profile("poet", TOY_PROMPTS, toy_scores("sum", "date"), cost=2))
     embedder.blocking = False
     for route_on in MODES:
         agent = agent_of(awaiting, {"poet": models["poet"]}, route_on=route_on)
@@ -173,7 +173,7 @@ def test_a_question_is_embedded_once(models: dict[str, Agentic], route_on: str) 
         return toy_embed(texts)
 
     counted = UniRouter.fit(TOY_PROMPTS, embedder=embed, n_clusters=3)
-    counted.register(counted.profile("poet", TOY_PROMPTS, toy_losses("sum", "date"), cost=2))
+    counted.register(counted.profile("poet", TOY_PROMPTS, toy_scores("sum", "date"), cost=2))
     embedded.clear()
     agent_of(counted, {"poet": models["poet"]}, tools=[look], route_on=route_on).invoke(asked("a poem"))
     assert embedded == ["a poem"]
@@ -189,7 +189,7 @@ def test_a_loop_of_tool_calls_stays_with_its_model(
     def recruit() -> str:
         """Let a better model join."""
         models["calendar"] = Agentic(model_name="calendar")
-        router.register(router.profile("calendar", TOY_PROMPTS, toy_losses(), cost=0))
+        router.register(router.profile("calendar", TOY_PROMPTS, toy_scores(), cost=0))
         return "joined"
 
     agent = agent_of(router, models, tools=[recruit], route_on=route_on)
@@ -218,7 +218,7 @@ async def test_a_model_that_leaves_in_the_loop_is_replaced(
     assert answers(result) == ["poet a poem", "oracle gone"]
     assert result["unirouter_route"]["model"] == "oracle"
     models["poet"] = Agentic(model_name="poet")
-    router.register(router.profile("poet", TOY_PROMPTS, toy_losses("sum", "date"), cost=2))
+    router.register(router.profile("poet", TOY_PROMPTS, toy_scores("sum", "date"), cost=2))
     assert answers(await agent.ainvoke(asked("a poem"))) == ["poet a poem", "oracle gone"]
 
 
@@ -273,7 +273,7 @@ def test_a_run_that_continues_a_loop_stays_with_its_model(
     elsewhere: Any = {"configurable": {"thread_id": "2"}}
     agent.invoke(asked("a date"), config)
     result = agent.invoke(asked("a date"), elsewhere)
-    router.register(router.profile("abacus", TOY_PROMPTS, toy_losses(), cost=0))
+    router.register(router.profile("abacus", TOY_PROMPTS, toy_scores(), cost=0))
     assert answers(agent.invoke(None, config))[-1] == "oracle seen"
     call = result["messages"][-1].tool_calls[0]["id"]
     seen = {"messages": [ToolMessage("seen elsewhere", tool_call_id=call)]}
@@ -380,7 +380,7 @@ async def test_a_stream_of_messages_has_each_token_once(router: UniRouter, model
 def test_models_may_come_and_go_while_an_agent_is_in_use(router: UniRouter, models: dict[str, Agentic]) -> None:
     """A thread registers and removes a model all the time: no error, and whoever was chosen answered."""
     agent = agent_of(router, models)
-    profile = router.profile("calendar", TOY_PROMPTS, toy_losses(), cost=0.5)
+    profile = router.profile("calendar", TOY_PROMPTS, toy_scores(), cost=0.5)
     stop = threading.Event()
 
     def change() -> None:
@@ -521,7 +521,7 @@ assert not {"langchain", "langgraph"} & set(sys.modules)
 sys.modules["langchain.agents.middleware.types"] = None
 from unirouter_integrations import MissingDependencyError
 try:
-    import unirouter_integrations.langchain.middleware
+    import unirouter_integrations.langchain._middleware
 except MissingDependencyError as error:
     print(error)
 """

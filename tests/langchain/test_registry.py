@@ -9,8 +9,9 @@ import pytest
 from langchain_core.messages import AIMessage
 
 from unirouter_integrations import InvalidInputError, UniRouter
-from unirouter_integrations.langchain import ChatUniRouter, ModelRegistry
-from unirouter_integrations.profiling import Price
+from unirouter_integrations.grading import Price
+from unirouter_integrations.langchain import ChatUniRouter
+from unirouter_integrations.serving import ModelRegistry
 from unirouter_integrations.testing import ChatFake
 
 NAMES = ("abacus", "poet", "oracle")

@@ -23,7 +23,7 @@ import json, os, sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np, ray
 from conftest import TOY_PROMPTS, toy_losses, toy_router
-from unirouter_integrations.datasets import profile_dataset, route_dataset
+from unirouter_integrations.ray import profile_dataset, route_dataset
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False,
          runtime_env={"env_vars": {"PYTHONPATH": sys.argv[1]}})
 ray.data.DataContext.get_current().enable_progress_bars = False

@@ -10,8 +10,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableParallel
 
 from unirouter_integrations import UniRouter
-from unirouter_integrations.langchain import ChatUniRouter
-from unirouter_integrations.langchain.feedback import UniRouterFeedback
+from unirouter_integrations.langchain import ChatUniRouter, UniRouterFeedback
 from unirouter_integrations.testing import ChatFake
 
 NEVER = 1e6  # seconds: only sync() learns
@@ -66,7 +65,7 @@ def test_the_decision_of_a_call_that_failed_is_not_scored(router: UniRouter) -> 
 
 def test_only_the_last_runs_are_remembered(router: UniRouter, llm: ChatUniRouter) -> None:
     """So that a server may run for ever; and no prompt is."""
-    feedback, ids = UniRouterFeedback(router, most=6), [uuid4() for _ in range(20)]
+    feedback, ids = UniRouterFeedback(router, max_runs=6), [uuid4() for _ in range(20)]
     for run_id in ids:
         chain_of(llm).invoke({"kind": "sum secret"}, RunnableConfig(run_id=run_id, callbacks=[feedback]))
     assert feedback.observe(ids[-1], 1) == 1
@@ -138,5 +137,5 @@ def test_models_left_out_for_what_they_lack_keep_their_credit(router: UniRouter)
     chain = RunnableParallel(plain=llm, tools=llm.bind_tools([count]))
     answers = chain.invoke("a poem", RunnableConfig(run_id=run_id, callbacks=[feedback]))
     assert answers["plain"].response_metadata["unirouter"]["model"] == "poet"
-    assert "poet" in answers["tools"].response_metadata["unirouter"]["excluded"]
+    assert [each["model"] for each in answers["tools"].response_metadata["unirouter"]["excluded"]] == ["poet"]
     assert feedback.observe(run_id, 1) == 2

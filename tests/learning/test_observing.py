@@ -10,33 +10,33 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TOY_PROMPTS, blended_vectors, toy_embed, toy_losses, toy_router
+from conftest import TOY_PROMPTS, blended_vectors, toy_embed, toy_scores, toy_router
 from hypothesis import given
 from hypothesis import strategies as st
 
 from unirouter_integrations import InvalidInputError, LLMProfile, UniRouter
-from unirouter_integrations.learning import Learning
-from unirouter_integrations.statistics_store import MemoryStatistics, Sums, later
+from unirouter_integrations.learning._learner import Learning
+from unirouter_integrations.learning._stores import MemoryStatistics, Sums, combine
 
 NEVER = 1e6  # seconds: in these tests only sync() learns
 
 
-def learning(router: UniRouter, **terms: Any) -> Learning:
-    return router.learn(every=NEVER, **terms)
+def learning(router: UniRouter, **options: Any) -> Learning:
+    return router.learn(every=NEVER, **options)
 
 
 def test_what_is_observed_is_profiled(hard_router: UniRouter) -> None:
     """Without forgetting, observing an outcome is the same as having had it in profiling: counts add."""
     with learning(hard_router, half_life=math.inf) as learn:
-        more = hard_router.profile("poet", TOY_PROMPTS, toy_losses("poem"), cost=4)
+        more = hard_router.profile("poet", TOY_PROMPTS, toy_scores("poem"), cost=4)
         expected = hard_router.profiles["poet"] + more
-        for prompt, loss in zip(TOY_PROMPTS, toy_losses("poem"), strict=True):
-            assert hard_router.observe(hard_router.route(prompt, among=["poet"]), 1 - loss, 4)
+        for prompt, score in zip(TOY_PROMPTS, toy_scores("poem"), strict=True):
+            assert hard_router.observe(hard_router.route(prompt, among=["poet"]), score, 4)
         learn.sync()
-    learnt = hard_router.profiles["poet"]
-    np.testing.assert_allclose(learnt.counts, expected.counts)
-    np.testing.assert_allclose(learnt.losses, expected.losses)
-    np.testing.assert_allclose(learnt.cost, expected.cost)
+    learned = hard_router.profiles["poet"]
+    np.testing.assert_allclose(learned.counts, expected.counts)
+    np.testing.assert_allclose(learned.losses, expected.losses)
+    np.testing.assert_allclose(learned.cost, expected.cost)
 
 
 def test_a_prompt_between_clusters_is_counted_in_each_as_far_as_it_belongs(blended: UniRouter) -> None:
@@ -113,7 +113,7 @@ def test_a_decision_that_came_back_as_json_is_counted_in_its_cluster(router: Uni
     np.testing.assert_allclose(added, expected, atol=1e-9)
 
 
-def test_what_can_no_longer_be_learnt_is_not_counted(router: UniRouter, hard_router: UniRouter) -> None:
+def test_what_can_no_longer_be_learned_is_not_counted(router: UniRouter, hard_router: UniRouter) -> None:
     """Late feedback for a model or for clusters that are gone is no error."""
     decision = router.route("a sum")
     router.unregister("abacus")
@@ -132,7 +132,7 @@ def test_a_score_that_is_none_is_refused(router: UniRouter, score: Any) -> None:
 @pytest.mark.parametrize("cost", [-1, math.nan, math.inf, "cheap"])
 def test_a_cost_that_is_none_is_refused(router: UniRouter, cost: Any) -> None:
     """It is at least 0; where it is not known, it is left out."""
-    with pytest.raises(InvalidInputError, match="cost should be a number from 0"):
+    with pytest.raises(InvalidInputError, match="cost should be a number of at least 0"):
         router.observe(router.route("a sum"), 1, cost)
 
 
@@ -160,18 +160,18 @@ def test_a_store_that_is_none_is_refused(router: UniRouter) -> None:
         router.learn("redis://localhost")
 
 
-def test_it_is_learnt_in_the_background_without_being_asked(router: UniRouter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_learned_in_the_background_without_being_asked(router: UniRouter, monkeypatch: pytest.MonkeyPatch) -> None:
     """Observing is enough: with nothing said before, the profile follows by itself."""
-    before, learnt = router.profiles["abacus"], threading.Event()
-    put = router._put_learnt
+    before, learned = router.profiles["abacus"], threading.Event()
+    update = router._update_profiles
 
-    def told(profiles: Any) -> None:
-        put(profiles)
-        learnt.set()
+    def updated(profiles: Any) -> None:
+        update(profiles)
+        learned.set()
 
-    monkeypatch.setattr(router, "_put_learnt", told)
+    monkeypatch.setattr(router, "_update_profiles", updated)
     router.observe(router.route("a sum"), 0)
-    assert learnt.wait(30)
+    assert learned.wait(30)
     assert router.profiles["abacus"].losses.sum() > before.losses.sum()
 
 
@@ -197,7 +197,7 @@ def test_observing_waits_for_nothing(router: UniRouter) -> None:
 
 
 def test_many_threads_observe_and_nothing_is_lost(hard_router: UniRouter) -> None:
-    """While others route and profiles are learnt, every observation is counted once."""
+    """While others route and profiles are learned, every observation is counted once."""
     decisions = [hard_router.route(prompt) for prompt in ("a sum", "a poem", "a date")]
     before = sum(profile.counts.sum() for profile in hard_router.profiles.values())
     with hard_router.learn(half_life=math.inf, every=0.001) as learn:
@@ -225,19 +225,19 @@ def test_a_profile_that_is_registered_begins_anew(hard_router: UniRouter) -> Non
     with learning(hard_router) as learn:
         hard_router.observe(decision, 0)
         learn.sync()
-        learnt = hard_router.profiles["abacus"]
-        assert learnt is not measured
+        learned = hard_router.profiles["abacus"]
+        assert learned is not measured
         fresh = LLMProfile("abacus", np.full(3, 5.0), np.zeros(3), cost=1)
         hard_router.register(fresh)
         learn.sync()
         assert hard_router.profiles["abacus"] is fresh
         hard_router.register(measured)
         learn.sync()
-        np.testing.assert_array_equal(hard_router.profiles["abacus"].losses, learnt.losses)
+        np.testing.assert_array_equal(hard_router.profiles["abacus"].losses, learned.losses)
 
 
-def test_a_saved_router_holds_what_was_learnt_and_counts_it_once(hard_router: UniRouter, tmp_path: Any) -> None:
-    """Loaded by a worker of the same store, it is the same, not learnt twice."""
+def test_a_saved_router_holds_what_was_learned_and_counts_it_once(hard_router: UniRouter, tmp_path: Any) -> None:
+    """Loaded by a worker of the same store, it is the same, not learned twice."""
     decision = hard_router.route("a sum")
     with learning(hard_router, store=tmp_path / "statistics.db") as learn:
         for _ in range(20):
@@ -250,19 +250,19 @@ def test_a_saved_router_holds_what_was_learnt_and_counts_it_once(hard_router: Un
     np.testing.assert_array_equal(loaded.profiles["abacus"].losses, hard_router.profiles["abacus"].losses)
 
 
-def test_a_copy_of_a_router_has_learnt_what_it_had_and_learns_by_itself(router: UniRouter) -> None:
+def test_a_copy_of_a_router_has_learned_what_it_had_and_learns_by_itself(router: UniRouter) -> None:
     """Threads and stores are not sent to other processes."""
     with learning(router) as learn:
         router.observe(router.route("a sum"), 0)
         learn.sync()
     other = copy.copy(router)
-    learnt = router.profiles["abacus"]
-    assert other.profiles["abacus"] is learnt
+    learned = router.profiles["abacus"]
+    assert other.profiles["abacus"] is learned
     with learning(other) as learn:
         other.observe(other.route("a sum", among=["abacus"]), 0)
         learn.sync()
-    assert other.profiles["abacus"] is not learnt
-    assert router.profiles["abacus"] is learnt
+    assert other.profiles["abacus"] is not learned
+    assert router.profiles["abacus"] is learned
 
 
 def test_a_router_that_is_let_go_ends_its_thread(router: UniRouter) -> None:
@@ -329,11 +329,11 @@ SUMS = st.lists(st.floats(0, 100), min_size=4, max_size=4).flatmap(
 @given(SUMS, SUMS, SUMS)
 def test_sums_of_three_times_are_the_same_however_they_are_put_together(a: Sums, b: Sums, c: Sums) -> None:
     """So a worker may add up its own first, for as long as a store is away."""
-    np.testing.assert_allclose(later(later(a, b), c), later(a, later(b, c)), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(combine(combine(a, b), c), combine(a, combine(b, c)), rtol=1e-9, atol=1e-9)
 
 
 @given(SUMS, SUMS)
 def test_without_forgetting_order_does_not_matter(a: Sums, b: Sums) -> None:
     """Counts add."""
     a[0] = b[0] = 0
-    np.testing.assert_array_equal(later(a, b), later(b, a))
+    np.testing.assert_array_equal(combine(a, b), combine(b, a))

@@ -9,7 +9,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,20 +17,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import toy_embed, toy_router
+from conftest import TOY_PROMPTS, toy_embed, toy_router
 
 from unirouter_integrations import StorageError, UniRouter
-from unirouter_integrations.statistics_store import (
-    MemoryStatistics,
-    RedisStatistics,
-    SQLiteStatistics,
-    StatisticsStore,
-    Sums,
-    later,
-)
+from unirouter_integrations.learning import MemoryStatistics, RedisStatistics, SQLiteStatistics, StatisticsStore
+from unirouter_integrations.learning._stores import Sums, combine
 
 NEVER = 1e6  # seconds: in these tests only sync() learns
-TESTS = Path(__file__).parents[1]
 
 
 class RedisServer:
@@ -105,7 +97,7 @@ def test_a_store_adds_to_the_last_bit_what_the_rule_says(store: StatisticsStore)
     store.add({"a": sums(3)}, "second")
     found = store.read(["a", "b", "c"])
     assert found.keys() == {"a", "b"}
-    np.testing.assert_array_equal(found["a"], later(sums(1), sums(3)))
+    np.testing.assert_array_equal(found["a"], combine(sums(1), sums(3)))
     np.testing.assert_array_equal(found["b"], sums(2))
     assert store.read([]) == {}
 
@@ -141,31 +133,55 @@ def test_what_lasts_is_there_after_a_restart(tmp_path: Path) -> None:
     assert known[0] < known[1]
 
 
+# Workers load a router over vectors: fitting one takes longer than all that they observe.
 WORKER = """
 import sys
-sys.path.insert(0, sys.argv[1])
-from conftest import toy_router
-from unirouter_integrations.statistics_store import RedisStatistics
-where = sys.argv[2]
+from unirouter_integrations import UniRouter
+from unirouter_integrations.learning import RedisStatistics
+
+folder, where = sys.argv[1:]
 store = RedisStatistics(where) if "://" in where else where
-router = toy_router("hard")
-with router.learn(store, half_life=float("inf"), every=0.01) as learning:
-    for number in range(500):
-        router.observe(router.route("a sum", among=["abacus"]), number % 2)
+router = UniRouter.load(folder)
+learning = router.learn(store, half_life=float("inf"), every={every})
+for number in range(500):
+    router.observe(router.route(vector={a_sum}, among=["abacus"]), number % 2)
+{end}
 if "://" in where:
     store.close()
 """
+A_SUM = toy_embed(["a sum"])[0].tolist()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a router without an embedder, whose only model has 60 grades, 40 of them wrong."""
+    folder = tmp_path_factory.mktemp("router")
+    vectors = toy_embed(TOY_PROMPTS)
+    router = UniRouter.fit(TOY_PROMPTS, embedder=None, vectors=vectors, n_clusters=3, assignment="hard")
+    scores = [float("sum" in prompt) for prompt in TOY_PROMPTS]
+    router.register(router.profile("abacus", scores=scores, vectors=vectors, cost=1))
+    router.save(folder)
+    return folder
+
+
+def worker(folder: Path, where: str, *, every: float, end: str) -> subprocess.Popen[str]:
+    """A process that observes 500 answers of the abacus, half of them right."""
+    script = WORKER.format(every=every, a_sum=A_SUM, end=end)
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", script, str(folder), where], stderr=subprocess.PIPE, text=True
+    )
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
-def test_processes_add_up_without_losing_any(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+def test_processes_add_up_without_losing_any(
+    kind: str, saved: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Four at once into one store: increments are atomic."""
     where = str(tmp_path / "statistics.db") if kind == "sqlite" else request.getfixturevalue("redis_server").url
-    command = [sys.executable, "-W", "error", "-c", WORKER, str(TESTS), where]
-    workers = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    assert [worker.communicate()[1] for worker in workers] == [""] * 4
+    workers = [worker(saved, where, every=0.01, end="learning.close()") for _ in range(4)]
+    assert [each.communicate()[1] for each in workers] == [""] * 4
     store: Any = RedisStatistics(where) if kind == "redis" else where
-    router = toy_router("hard")
+    router = UniRouter.load(saved)
     with router.learn(store, half_life=math.inf, every=NEVER) as learning:
         learning.sync()
     assert router.profiles["abacus"].counts.sum() == 60 + 2000
@@ -174,15 +190,12 @@ def test_processes_add_up_without_losing_any(kind: str, tmp_path: Path, request:
         store.close()
 
 
-def test_what_is_left_is_sent_when_the_process_ends(tmp_path: Path) -> None:
+def test_what_is_left_is_sent_when_the_process_ends(saved: Path, tmp_path: Path) -> None:
     """Without close, if it ends by itself."""
-    script = WORKER.replace("with router.learn(store", "learning = router.learn(store").replace(
-        "every=0.01) as learning:", "every=1e6)"
-    )
-    script = textwrap.dedent(script.replace("    for number", "for number").replace("        router", "    router"))
     path = str(tmp_path / "statistics.db")
-    subprocess.run([sys.executable, "-W", "error", "-c", script, str(TESTS), path], check=True)
-    router = toy_router("hard")
+    process = worker(saved, path, every=NEVER, end="")
+    assert (process.communicate()[1], process.returncode) == ("", 0)
+    router = UniRouter.load(saved)
     with router.learn(path, half_life=math.inf, every=NEVER) as learning:
         learning.sync()
     assert router.profiles["abacus"].counts.sum() == 60 + 500
@@ -233,7 +246,7 @@ def test_an_outage_is_said_once_and_its_end_too(caplog: pytest.LogCaptureFixture
     said = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert said == [
         ("WARNING", "Learning waits for Flaky(), which raised TimeoutError."),
-        ("INFO", "Learning goes on: Flaky() is there again."),
+        ("INFO", "Learning goes on: Flaky() can be reached again."),
     ]
 
 

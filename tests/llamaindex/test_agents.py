@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from conftest import TOY_PROMPTS, toy_losses
+from conftest import TOY_PROMPTS, toy_scores
 from llama_index.core import Settings
 from llama_index.core.agent.workflow import AgentWorkflow, FunctionAgent, ReActAgent
 from llama_index.core.chat_engine import SimpleChatEngine
@@ -70,7 +70,7 @@ async def test_a_function_agent_keeps_a_question_with_its_model(llm: UniRouterLL
 
 async def test_a_model_that_joins_during_a_loop_waits_for_the_next_question(llm: UniRouterLLM) -> None:
     """The loop is finished by the model that began it."""
-    profile = llm.router.profile("calendar", TOY_PROMPTS, toy_losses(), cost=0.5)
+    profile = llm.router.profile("calendar", TOY_PROMPTS, toy_scores(), cost=0.5)
 
     def note(text: str) -> str:
         """Write something down."""

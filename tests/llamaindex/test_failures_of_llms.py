@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from conftest import TOY_PROMPTS, toy_embed, toy_losses, toy_router
+from conftest import TOY_PROMPTS, toy_embed, toy_scores, toy_router
 from llama_index.core.llms import ChatMessage, ChatResponse
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
@@ -17,8 +17,8 @@ from pydantic import BaseModel
 from typing_extensions import override
 
 from unirouter_integrations import InvalidInputError, UniRouter
+from unirouter_integrations.grading import Answer, Example
 from unirouter_integrations.llamaindex import UniRouterLLM, UniRouterQueryEngine
-from unirouter_integrations.profiling import Answer, Example
 
 MESSAGES = [ChatMessage("a poem")]
 TEMPLATE = PromptTemplate("Context: {context_str}\nQuestion: {query_str}")
@@ -147,7 +147,7 @@ async def test_without_an_embedding_the_default_answers() -> None:
     service = Away()
     router = UniRouter.fit(TOY_PROMPTS, embedder=service, n_clusters=3)
     for name in fakes():
-        router.register(router.profile(name, TOY_PROMPTS, toy_losses(), cost=1))
+        router.register(router.profile(name, TOY_PROMPTS, toy_scores(), cost=1))
     service.error = ConnectionError("away")
     llm = UniRouterLLM(router=router, models=dict(fakes()), default="poet")
     for answer in (llm.chat(MESSAGES), await llm.achat(MESSAGES)):

@@ -9,7 +9,7 @@ import threading
 from typing import Any
 
 import pytest
-from conftest import TOY_PROMPTS, toy_embed, toy_losses
+from conftest import TOY_PROMPTS, toy_embed, toy_scores
 from llama_index.core import Settings, get_response_synthesizer
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms import ChatMessage, MockLLM
@@ -76,7 +76,7 @@ def counted(router: UniRouter) -> tuple[UniRouter, list[str]]:
 
     again = UniRouter.fit(TOY_PROMPTS, embedder=embed, n_clusters=3, estimator="mean")
     for name, wrong, cost in (("abacus", ("poem", "date"), 1), ("poet", ("sum", "date"), 2), ("oracle", (), 10)):
-        again.register(again.profile(name, TOY_PROMPTS, toy_losses(*wrong), cost=cost))
+        again.register(again.profile(name, TOY_PROMPTS, toy_scores(*wrong), cost=cost))
     embedded.clear()
     return again, embedded
 
@@ -241,7 +241,7 @@ async def test_two_hundred_queries_at_once_do_not_mix(llm: UniRouterLLM, monkeyp
 
 def test_threads_do_not_mix_either_while_models_come_and_go(llm: UniRouterLLM) -> None:
     """Each answer is of the model that it names."""
-    profile = llm.router.profile("calendar", TOY_PROMPTS, toy_losses(), cost=0.5)
+    profile = llm.router.profile("calendar", TOY_PROMPTS, toy_scores(), cost=0.5)
     stop, wrong = threading.Event(), []
 
     def change() -> None:
@@ -271,7 +271,7 @@ def test_a_model_joins_and_leaves_wherever_the_llm_is_used(llm: UniRouterLLM) ->
     """An engine that was built before sees it; what is wrong with it is said and changes nothing."""
     engine = toy_index(ToyEmbedding()).as_query_engine(llm=llm)
     assert str(engine.query("a date")).startswith("oracle")
-    profile = llm.router.profile("calendar", TOY_PROMPTS, toy_losses(), cost=0.5)
+    profile = llm.router.profile("calendar", TOY_PROMPTS, toy_scores(), cost=0.5)
     llm.register("calendar", Fake(model_name="calendar"), profile)
     assert str(engine.query("a date")).startswith("calendar")
     llm.unregister("calendar")
@@ -291,7 +291,7 @@ def test_a_loop_of_tool_calls_stays_with_its_model(llm: UniRouterLLM) -> None:
     history.append(llm.chat_with_tools(TOOLS, chat_history=history).message)
     history.append(ChatMessage("noted", role="tool"))
     llm.register(
-        "calendar", Fake(model_name="calendar"), llm.router.profile("calendar", TOY_PROMPTS, toy_losses(), cost=0.5)
+        "calendar", Fake(model_name="calendar"), llm.router.profile("calendar", TOY_PROMPTS, toy_scores(), cost=0.5)
     )
     assert llm.chat_with_tools(TOOLS, chat_history=history).additional_kwargs["own"] == "oracle"
     assert llm.chat(history).additional_kwargs["own"] == "oracle"
@@ -306,7 +306,7 @@ def test_loops_are_not_remembered_forever(llm: UniRouterLLM) -> None:
     for n in range(2000):
         llm.complete(f"a date {n}")
     llm.register(
-        "calendar", Fake(model_name="calendar"), llm.router.profile("calendar", TOY_PROMPTS, toy_losses(), cost=0.5)
+        "calendar", Fake(model_name="calendar"), llm.router.profile("calendar", TOY_PROMPTS, toy_scores(), cost=0.5)
     )
     assert [llm.chat(loop).additional_kwargs["own"] for loop in loops] == ["calendar", "oracle"]
 
@@ -393,7 +393,7 @@ def test_a_copy_has_the_same_live_models(llm: UniRouterLLM, copied: Any) -> None
     same = copied(llm)
     assert same.models is llm.models
     llm.register(
-        "calendar", Fake(model_name="calendar"), llm.router.profile("calendar", TOY_PROMPTS, toy_losses(), cost=0.5)
+        "calendar", Fake(model_name="calendar"), llm.router.profile("calendar", TOY_PROMPTS, toy_scores(), cost=0.5)
     )
     assert same.complete("a date").text == "calendar: a date"
 
@@ -428,7 +428,7 @@ def test_what_is_given_is_checked(router: UniRouter) -> None:
 def test_a_router_inside_a_router_names_the_model_that_answered(llm: UniRouterLLM) -> None:
     """Also where tools are called."""
     outer_router = UniRouter.fit(TOY_PROMPTS, embedder=toy_embed, n_clusters=1)
-    outer_router.register(outer_router.profile("team", TOY_PROMPTS, toy_losses(), cost=1))
+    outer_router.register(outer_router.profile("team", TOY_PROMPTS, toy_scores(), cost=1))
     outer = UniRouterLLM(router=outer_router, models={"team": llm})
     answer = outer.chat_with_tools(TOOLS, "a poem")
     assert answer.additional_kwargs["unirouter"]["model"] == "poet"

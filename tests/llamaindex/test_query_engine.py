@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from conftest import TOY_PROMPTS, toy_losses
+from conftest import TOY_PROMPTS, toy_scores
 from llama_index.core.callbacks import CallbackManager, LlamaDebugHandler
 from llama_index.core.indices.query.query_transform.base import BaseQueryTransform
 from llama_index.core.llms import LLM
@@ -44,7 +44,7 @@ def shared(embed_model: ToyEmbedding) -> UniRouter:
     """The toy router, fitted with LlamaIndex's embedding model."""
     router = UniRouter.fit(TOY_PROMPTS, embedder=embed_model, n_clusters=3, estimator="mean")
     for name, wrong, cost in (("abacus", ("poem", "date"), 1), ("poet", ("sum", "date"), 2), ("oracle", (), 10)):
-        router.register(router.profile(name, TOY_PROMPTS, toy_losses(*wrong), cost=cost))
+        router.register(router.profile(name, TOY_PROMPTS, toy_scores(*wrong), cost=cost))
     embed_model.queries.clear()
     return router
 
@@ -132,7 +132,7 @@ def test_models_registered_later_are_seen(shared: UniRouter, embed_model: ToyEmb
     engine.register(
         "calendar",
         Fake(model_name="calendar", terse=True),
-        shared.profile("calendar", TOY_PROMPTS, toy_losses(), cost=0.5),
+        shared.profile("calendar", TOY_PROMPTS, toy_scores(), cost=0.5),
     )
     assert str(engine.query("the date of Rome")) == "calendar: yes"
     models["calendar"] = Fake(model_name="replaced", terse=True)

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from conftest import TOY_PROMPTS, toy_losses
+from conftest import TOY_PROMPTS, toy_scores
 from llama_index.core import VectorStoreIndex
 from llama_index.core.indices.query.query_transform import HyDEQueryTransform
 from llama_index.core.query_engine import RouterQueryEngine, TransformQueryEngine
@@ -31,7 +31,7 @@ def shared(embed_model: ToyEmbedding) -> UniRouter:
     """The toy router, fitted with LlamaIndex's embedding model."""
     router = UniRouter.fit(TOY_PROMPTS, embedder=embed_model, n_clusters=3, estimator="mean")
     for name, wrong, cost in (("abacus", ("poem", "date"), 1), ("poet", ("sum", "date"), 2), ("oracle", (), 10)):
-        router.register(router.profile(name, TOY_PROMPTS, toy_losses(*wrong), cost=cost))
+        router.register(router.profile(name, TOY_PROMPTS, toy_scores(*wrong), cost=cost))
     embed_model.queries.clear()
     return router
 

@@ -18,15 +18,15 @@ from conftest import TOY_PROMPTS
 from openai_server import openai_server
 
 from unirouter_integrations import InvalidInputError, LLMProfile, StorageError, UniRouter
-from unirouter_integrations.profiling import Answer, Example, Price, Usage, profile_model
-from unirouter_integrations.profiling.adapters import plain
-from unirouter_integrations.profiling.journal import keys_of
+from unirouter_integrations.grading import Answer, Example, ModelLike, Price, Usage
+from unirouter_integrations.grading._models import settings_json
+from unirouter_integrations.profiling import profile_model
+from unirouter_integrations.profiling._journal import keys_of
 
 TESTS = Path(__file__).parents[1]
 EXAMPLES = [Example(prompt, "right") for prompt in TOY_PROMPTS]
 PRICE = Price(1.0, 10.0)
-KILLS = 20
-AT_ONCE = 4
+CONCURRENCY = 4
 N_LONG = 400
 # A run in a process of its own, with a client of a few lines. It prints the profile to the last bit.
 RUN = """
@@ -34,21 +34,22 @@ import json, sys, urllib.request
 sys.path.insert(0, sys.argv[1])
 from conftest import toy_embed
 from unirouter_integrations import UniRouter
-from unirouter_integrations.profiling import Answer, Price, Usage, profile_model
+from unirouter_integrations.grading import Answer, Price, Usage
+from unirouter_integrations.profiling import profile_model
 
-folder, url, n, at_once = sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+folder, url, n, concurrency = sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
 
 def model(prompt):
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": prompt}]}).encode()
     with urllib.request.urlopen(url + "/chat/completions", body, timeout=60) as response:
-        said = json.load(response)
-    usage = said["usage"]
-    return Answer(said["choices"][0]["message"]["content"], Usage(usage["prompt_tokens"], usage["completion_tokens"]))
+        reply = json.load(response)
+    usage = reply["usage"]
+    return Answer(reply["choices"][0]["message"]["content"], Usage(usage["prompt_tokens"], usage["completion_tokens"]))
 
 examples = ({"prompt": f"{('sum', 'poem', 'date')[i % 3]} {i}", "reference": "right"} for i in range(n))
 router = UniRouter.load(folder + "/router", embedder=toy_embed)
 journal = folder + "/" + sys.argv[6]
-profile = profile_model("m", model, examples, router, price=Price(1, 10), journal=journal, max_concurrency=at_once)
+profile = profile_model("m", model, examples, router, price=Price(1, 10), journal=journal, max_concurrency=concurrency)
 arrays = [[number.hex() for number in array.tolist()] for array in (profile.counts, profile.losses, profile.cost)]
 print(json.dumps([arrays, profile.metadata]))
 """
@@ -71,7 +72,7 @@ class Asked:
 
 
 class Runs:
-    """Runs of the script above on one router and, unless told otherwise, one journal."""
+    """Runs of the script above with one router and, by default, one journal."""
 
     def __init__(self, folder: Path, router: UniRouter) -> None:
         self.folder = folder
@@ -80,13 +81,13 @@ class Runs:
         self.url = ""
 
     def start(self, n: int, journal: str = "profiles.db") -> subprocess.Popen[str]:
-        arguments = [str(TESTS), str(self.folder), self.url, str(n), str(AT_ONCE), journal]
+        arguments = [str(TESTS), str(self.folder), self.url, str(n), str(CONCURRENCY), journal]
         return subprocess.Popen([sys.executable, "-c", RUN, *arguments], stdout=subprocess.PIPE, text=True)
 
     def finished(self, *started: subprocess.Popen[str]) -> list[Any]:
-        said = [process.communicate()[0] for process in started]
+        printed = [process.communicate()[0] for process in started]
         assert [process.returncode for process in started] == [0] * len(started)
-        return [json.loads(text) for text in said]
+        return [json.loads(text) for text in printed]
 
     def stored(self, n: int) -> set[str]:
         """The prompts whose answers are in the journal."""
@@ -113,16 +114,17 @@ def runs(router: UniRouter, tmp_path: Path) -> Iterator[Runs]:
         yield found
 
 
-def test_killed_at_random_moments_and_resumed_it_pays_once(runs: Runs) -> None:
-    """SIGKILL 20 times: an answer that was stored is never asked again, few are lost, and the profile is the same."""
+@pytest.mark.parametrize("kills", [5, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_and_resumed_it_pays_once(runs: Runs, kills: int) -> None:
+    """After SIGKILLs, a stored answer is never asked for again, few are lost, and the profile is the same."""
     rng = random.Random(0)  # noqa: S311
     runs.asked.delay = 0.005
     settled: dict[str, int] = {}
     lost = 0
-    for _ in range(KILLS):
+    for _ in range(kills):
         before = runs.asked.calls.total()
         process = runs.start(N_LONG)
-        until = before + rng.randint(1, N_LONG // (2 * KILLS))  # a late kill leaves enough to do, too
+        until = before + rng.randint(1, N_LONG // (2 * kills))  # a late kill leaves enough to do, too
         while runs.asked.calls.total() < until:
             assert process.poll() is None
             time.sleep(rng.uniform(0, 0.01))
@@ -132,7 +134,7 @@ def test_killed_at_random_moments_and_resumed_it_pays_once(runs: Runs) -> None:
         stored = runs.stored(N_LONG)
         new = runs.asked.calls.total() - before
         lost_now = new - (len(stored) - len(settled))
-        assert lost_now <= 2 * AT_ONCE
+        assert lost_now <= 2 * CONCURRENCY
         lost += lost_now
         settled.update({prompt: runs.asked.calls[prompt] for prompt in stored if prompt not in settled})
     assert 0 < len(settled) < N_LONG
@@ -150,7 +152,7 @@ def test_killed_at_random_moments_and_resumed_it_pays_once(runs: Runs) -> None:
 
 
 def test_two_processes_share_a_journal(runs: Runs) -> None:
-    """Both profile the same examples at the same time: each is asked once, and both come to the same profile."""
+    """Both profile the same examples at the same time: each prompt is asked once, and both profiles are the same."""
     runs.asked.delay = 0.005
     first, second = runs.finished(runs.start(N_LONG), runs.start(N_LONG))
     assert set(runs.asked.calls.values()) == {1}
@@ -175,7 +177,7 @@ def journal(tmp_path: Path) -> Path:
     return tmp_path / "profiles.db"
 
 
-def profiled(router: UniRouter, model: object, journal: Path | None, **settings: Any) -> LLMProfile:
+def profiled(router: UniRouter, model: ModelLike, journal: Path | None, **settings: Any) -> LLMProfile:
     return profile_model("m", model, EXAMPLES, router, price=PRICE, journal=journal, **settings)
 
 
@@ -321,10 +323,10 @@ def test_what_is_no_journal_is_refused_and_left_as_it_is(router: UniRouter, jour
 
 
 def test_claims_of_the_dead_expire(router: UniRouter, journal: Path) -> None:
-    """Those of the living are waited for."""
+    """A run waits for the claims of processes that are alive."""
     model = Model()
     profile_model("m", model, EXAMPLES[:1], router, price=PRICE, journal=journal)
-    key = keys_of("m", plain(model), "exact", EXAMPLES[1]).answer
+    key = keys_of("m", settings_json(model), "exact", EXAMPLES[1]).answer
 
     def held_by(seen: float) -> None:
         with closing(sqlite3.connect(journal)) as connection, connection:

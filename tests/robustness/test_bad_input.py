@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TOY_PROMPTS, toy_embed, toy_losses
+from conftest import TOY_PROMPTS, toy_embed, toy_scores
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.embeddings import Embeddings
@@ -37,9 +37,9 @@ def size(messages: Sequence[BaseMessage]) -> tuple[int, int]:
 
 
 def registered(router: UniRouter) -> UniRouter:
-    """One specialist in sums, and one in all the rest, who is better in the mean and the dearer one."""
-    router.register(router.profile("abacus", TOY_PROMPTS, toy_losses("poem", "date"), cost=1))
-    router.register(router.profile("poet", TOY_PROMPTS, toy_losses("sum"), cost=2))
+    """One specialist in sums, and one in all the rest, which is better in the mean and more expensive."""
+    router.register(router.profile("abacus", TOY_PROMPTS, toy_scores("poem", "date"), cost=1))
+    router.register(router.profile("poet", TOY_PROMPTS, toy_scores("sum"), cost=2))
     return router
 
 

@@ -13,7 +13,8 @@ from conftest import TOY_PROMPTS, toy_embed
 from langchain_core.messages import AIMessage
 
 from unirouter_integrations import LLMProfile, UniRouter
-from unirouter_integrations.langchain import ChatUniRouter, ModelRegistry
+from unirouter_integrations.langchain import ChatUniRouter
+from unirouter_integrations.serving import ModelRegistry
 from unirouter_integrations.testing import ChatFake
 
 THREADS, TASKS, CALLS = 64, 1000, 8
@@ -22,7 +23,7 @@ VERSIONS = 100
 
 def version(router: UniRouter, name: str, number: int) -> LLMProfile:
     """A profile whose cost tells its error: an error and a cost that do not belong together are of two versions."""
-    return router.profile(name, TOY_PROMPTS, [number / VERSIONS] * len(TOY_PROMPTS), cost=number)
+    return router.profile(name, TOY_PROMPTS, [1 - number / VERSIONS] * len(TOY_PROMPTS), cost=number)
 
 
 def fake(name: str) -> ChatFake:
@@ -98,7 +99,7 @@ async def test_threads_and_tasks_call_while_everything_changes(registry: Any) ->
     No exception, no decision made of two versions of a profile, and every answer is of the model its decision names.
     """
     router = UniRouter.fit(TOY_PROMPTS, embedder=toy_embed, n_clusters=3, estimator="mean")
-    router.register(router.profile("steady", TOY_PROMPTS, [1.0] * len(TOY_PROMPTS), cost=1))
+    router.register(router.profile("steady", TOY_PROMPTS, [0.0] * len(TOY_PROMPTS), cost=1))
     llm = ChatUniRouter(router=router, models=registry({"steady": fake("steady")}))
     versions = {
         (name, number): version(router, name, number)

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unirouter_integrations import LLMProfile, StorageError, UniRouter, UniRouterError
-from unirouter_integrations.profiling import Example, Price, profile_model
+from unirouter_integrations.grading import Example, ModelLike, Price
+from unirouter_integrations.profiling import profile_model
 
 PROMPTS = ["add two numbers", "add three numbers", "write a poem", "write a song"]
 EXAMPLES = [Example(prompt=prompt, reference="yes") for prompt in PROMPTS]
@@ -21,29 +22,29 @@ ASKED: list[str] = []
 
 @cache
 def router() -> UniRouter:
-    """A router, of which a journal knows nothing."""
+    """A router."""
     return UniRouter.fit(PROMPTS, n_clusters=2)
 
 
 @cache
-def room() -> TemporaryDirectory[str]:
-    """Where the journals are that are read."""
+def folder() -> TemporaryDirectory[str]:
+    """The folder of the journals."""
     return TemporaryDirectory(ignore_cleanup_errors=True)
 
 
-async def says(prompt: str) -> str:
+async def answer(prompt: str) -> str:
     """A model."""
     ASKED.append(prompt)
     return ANSWER
 
 
-async def says_what_is_no_text(prompt: str) -> str:
+async def answer_with_a_surrogate(prompt: str) -> str:
     """A model whose answer cannot be written in UTF-8."""
     return "yes \ud800"
 
 
-def profiled(journal: Path, model: object = says) -> LLMProfile:
-    """The profile of the model, with what the journal has."""
+def profiled(journal: Path, model: ModelLike = answer) -> LLMProfile:
+    """Profile the model, with the answers that are in the journal."""
     return profile_model(
         "new", model, EXAMPLES, router(), scorer="contains", price=Price(0, 0), journal=journal, progress=False
     )
@@ -51,8 +52,8 @@ def profiled(journal: Path, model: object = says) -> LLMProfile:
 
 @cache
 def seed_journal() -> bytes:
-    """A whole journal."""
-    file = Path(room().name) / "whole.db"
+    """The bytes of a whole journal."""
+    file = Path(folder().name) / "whole.db"
     profiled(file)
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -62,7 +63,7 @@ def seed_journal() -> bytes:
 
 def read_journal(data: bytes) -> None:
     """Profile a model with this journal; if that works, the profile is a whole one."""
-    file = Path(room().name) / "profiles.db"
+    file = Path(folder().name) / "profiles.db"
     for name in (file, *file.parent.glob("profiles.db-*")):
         name.unlink(missing_ok=True)
     file.write_bytes(data)
@@ -121,8 +122,8 @@ def test_a_journal_that_was_changed_by_others_is_refused(damage: str, tmp_path: 
 
 def test_an_answer_that_is_no_text_is_stored(tmp_path: Path) -> None:
     """It was paid for."""
-    first = profiled(tmp_path / "profiles.db", says_what_is_no_text)
-    assert profiled(tmp_path / "profiles.db", says_what_is_no_text).losses.tolist() == first.losses.tolist()
+    first = profiled(tmp_path / "profiles.db", answer_with_a_surrogate)
+    assert profiled(tmp_path / "profiles.db", answer_with_a_surrogate).losses.tolist() == first.losses.tolist()
 
 
 def test_an_older_journal_is_read(tmp_path: Path) -> None:

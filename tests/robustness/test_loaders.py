@@ -27,8 +27,8 @@ from hypothesis.extra import numpy as st_numpy
 from safetensors.numpy import load, save
 
 from unirouter_integrations import InvalidInputError, LocalEmbedder, StorageError, UniRouter, UniRouterError
-from unirouter_integrations.evaluation import read_embedllm, read_outcomes, read_prompts, read_routerbench
-from unirouter_integrations.storage import State
+from unirouter_integrations._storage import SavedState
+from unirouter_integrations.data import read_embedllm, read_outcomes, read_prompts, read_routerbench
 
 PROMPTS = [
     f"{kind} {n}" for n in range(12) for kind in ("add up the numbers from one to", "write a poem on spring, number")
@@ -290,9 +290,10 @@ def test_the_first_format_loads(tmp_path: Path) -> None:
         "cost_weight": 0.02,
         "profiles": [{"name": "mini", "cost": 0.5, "clusters": "dbbdc61d3643c650", "metadata": {"run": 7}}],
         "clusters": {
-            "reach": [0.1, 0.2],
-            "least_known": 0.5,
-            "clusters": [{"terms": ["sum"]}, {"terms": ["poem"]}],
+            "familiar_radius": 0.1,
+            "familiar_falloff": 0.2,
+            "min_known_share": 0.5,
+            "clusters": [{"keywords": ["sum"]}, {"keywords": ["poem"]}],
             "gate": {},
             "embedder_name": "local",
             "embedder": {"terms": ["sum", "poem"]},
@@ -306,7 +307,7 @@ def test_the_first_format_loads(tmp_path: Path) -> None:
     assert router.profiles["mini"].metadata == {"run": 7}
     assert router.route("sum").expected_error == pytest.approx(0, abs=1e-3)
     assert router.route("poem").expected_error == pytest.approx(1, abs=1e-3)
-    assert (router.cost_weight, router.route("poem").terms) == (0.02, ("poem",))
+    assert (router.cost_weight, router.route("poem").keywords) == (0.02, ("poem",))
 
 
 def test_a_load_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -464,7 +465,7 @@ def test_a_vocabulary_without_words_or_with_one_twice_is_refused(terms: list[str
     """The one could ask for any amount of memory at the first prompt, the other could not be saved again."""
     projection = np.ones((len(terms), 2**40 if not terms else 2), np.float32)
     with pytest.raises(StorageError, match="terms should be at least one, and each only once"):
-        LocalEmbedder.from_state(State({"terms": terms}, {"projection": projection}))
+        LocalEmbedder.from_state(SavedState({"terms": terms}, {"projection": projection}))
 
 
 def test_more_cells_than_a_table_can_hold_are_refused(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ from langchain_core.messages import AIMessage, HumanMessage
 from openai_server import openai_server
 
 from unirouter_integrations import InvalidInputError, StorageError, UniRouter, UniRouterError, as_embedder
-from unirouter_integrations.langchain import ChatUniRouter, ModelRegistry
-from unirouter_integrations.profiling import Example, Price, profile_model
+from unirouter_integrations.grading import Example, Price
+from unirouter_integrations.langchain import ChatUniRouter
+from unirouter_integrations.profiling import profile_model
+from unirouter_integrations.serving import ModelRegistry
 
 KEY, PASSWORD, PROMPT, REFERENCE, ANSWER = SECRETS = (
     "sk-marked7key",
@@ -29,7 +31,7 @@ KEY, PASSWORD, PROMPT, REFERENCE, ANSWER = SECRETS = (
 )
 KINDS = ("add up the numbers", "write a poem on spring")
 PROMPTS = [f"{kind} number {n % 5}" for n in range(15) for kind in KINDS] + [f"write a poem on {PROMPT}"]
-LOSSES = [float("poem" in prompt) for prompt in PROMPTS]
+SCORES = [float("poem" not in prompt) for prompt in PROMPTS]
 QUESTION = f"add up the numbers, {PROMPT}"
 CLIENTS = ("openai", "httpx", "httpcore")  # what a provider's client logs is the client's
 
@@ -104,9 +106,9 @@ def shown(error: BaseException) -> tuple[str, ...]:
 @pytest.fixture(scope="module")
 def router() -> UniRouter:
     """Fitted on prompts of which one holds a secret, with an expert in sums and one in poems."""
-    router = UniRouter.fit(PROMPTS, n_clusters=2, outcomes={"mini": LOSSES})
-    router.register(router.profile("mini", PROMPTS, LOSSES, cost=1))
-    router.register(router.profile("large", PROMPTS, [1 - loss for loss in LOSSES], cost=2))
+    router = UniRouter.fit(PROMPTS, n_clusters=2, scores={"mini": SCORES})
+    router.register(router.profile("mini", PROMPTS, SCORES, cost=1))
+    router.register(router.profile("large", PROMPTS, [1 - score for score in SCORES], cost=2))
     return router
 
 

@@ -7,21 +7,23 @@ from typing import Any
 import click
 
 from unirouter_integrations import __version__
-from unirouter_integrations.cli.evaluation import diff, evaluate, report
-from unirouter_integrations.cli.profiling import profile
-from unirouter_integrations.cli.routers import calibrate, fit, list_models, register, route
+from unirouter_integrations.cli._evaluation import diff, evaluate, report
+from unirouter_integrations.cli._profiling import profile
+from unirouter_integrations.cli._routers import calibrate, fit, list_models, register, route
 from unirouter_integrations.errors import UniRouterError
+
+__all__ = ["main"]
 
 
 class _Commands(click.Group):
-    """Our own errors are messages to the user, not tracebacks."""
+    """Commands whose expected errors are printed as messages, not as tracebacks."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except UniRouterError as error:
             raise click.ClickException(str(error)) from error
-        except BrokenPipeError:  # which click ends quietly
+        except BrokenPipeError:  # click exits silently
             raise
         except OSError as error:
             msg = f"{type(error).__name__}: {error}"
@@ -37,8 +39,8 @@ class _Commands(click.Group):
 def main() -> None:
     """Route each prompt to the cheapest chat model that will get it right.
 
-    `fit` learns from your prompts which kinds there are, `profile` runs a model over examples, `register` lets it take
-    part, `calibrate` sets the cost weight, and `route` asks which model a prompt goes to.
+    `fit` finds the kinds of prompts in your prompts, `profile` runs a model over examples, `register` adds models to a
+    router, `calibrate` sets the cost weight, and `route` shows which model a prompt goes to.
     """
 
 

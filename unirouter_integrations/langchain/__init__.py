@@ -1,33 +1,31 @@
-"""The LangChain face: a chat model that picks, for each call, among chat models; and the same for agents."""
+"""The router for LangChain: a chat model that picks, for each call, among chat models; and a middleware for agents."""
 
 from typing import TYPE_CHECKING, Any
 
-from unirouter_integrations.errors import MissingDependencyError
+from unirouter_integrations._checks import requires
 
-try:
+with requires("unirouter_integrations.langchain", "langchain"):
     import langchain_core  # noqa: F401
-except ImportError as error:
-    msg = "unirouter_integrations.langchain needs pip install 'unirouter-integrations[langchain]'."
-    raise MissingDependencyError(msg) from error
 
-from unirouter_integrations.langchain.chat_models import ChatUniRouter
-from unirouter_integrations.langchain.registry import ModelRegistry
+from unirouter_integrations.langchain._chat_model import ChatUniRouter
+from unirouter_integrations.langchain._feedback import UniRouterFeedback
 
 if TYPE_CHECKING:
-    from unirouter_integrations.langchain.decision_model import UniRouteDecisionModel as UniRouteDecisionModel
-    from unirouter_integrations.langchain.middleware import UniRouterMiddleware as UniRouterMiddleware
+    from unirouter_integrations.langchain._decision_model import UniRouteDecisionModel as UniRouteDecisionModel
+    from unirouter_integrations.langchain._middleware import UniRouterMiddleware as UniRouterMiddleware
 
-__all__ = ["ChatUniRouter", "ModelRegistry"]  # what langchain-core alone gives; the others are there on request
+# What langchain-core alone gives. UniRouterMiddleware and UniRouteDecisionModel need more, and are imported on request.
+__all__ = ["ChatUniRouter", "UniRouterFeedback"]
 
 
 def __getattr__(name: str) -> Any:
-    """These two need more than langchain-core, so they are imported when they are asked for."""
+    """Import what needs more than langchain-core when it is first used."""
     if name == "UniRouterMiddleware":
-        from unirouter_integrations.langchain.middleware import UniRouterMiddleware
+        from unirouter_integrations.langchain._middleware import UniRouterMiddleware
 
         return UniRouterMiddleware
     if name == "UniRouteDecisionModel":
-        from unirouter_integrations.langchain.decision_model import UniRouteDecisionModel
+        from unirouter_integrations.langchain._decision_model import UniRouteDecisionModel
 
         return UniRouteDecisionModel
     msg = f"module {__name__!r} has no attribute {name!r}"

@@ -1,16 +1,21 @@
-"""The LlamaIndex face: an LLM, a selector and a query engine that pick, for each question, among LLMs."""
+"""The router for LlamaIndex: an LLM, a selector and a query engine that pick, for each question, among LLMs."""
 
-from unirouter_integrations.errors import MissingDependencyError
+from unirouter_integrations._checks import requires
 
-try:
+with requires("unirouter_integrations.llamaindex", "llamaindex"):
     import llama_index.core  # noqa: F401
-except ImportError as error:
-    msg = "unirouter_integrations.llamaindex needs pip install 'unirouter-integrations[llamaindex]'."
-    raise MissingDependencyError(msg) from error
 
-from unirouter_integrations.llamaindex.events import UniRouteDecisionEvent
-from unirouter_integrations.llamaindex.llm import UniRouterLLM
-from unirouter_integrations.llamaindex.query_engine import UniRouterQueryEngine
-from unirouter_integrations.llamaindex.selector import UniRouterSelector
+from unirouter_integrations.llamaindex._events import UniRouteDecisionEvent
+from unirouter_integrations.llamaindex._llm import UniRouterLLM
+from unirouter_integrations.llamaindex._options import call_options
+from unirouter_integrations.llamaindex._query_engine import UniRouterQueryEngine
+from unirouter_integrations.llamaindex._selector import UniRouterSelector, UniRouterSelectorResult
 
-__all__ = ["UniRouteDecisionEvent", "UniRouterLLM", "UniRouterQueryEngine", "UniRouterSelector"]
+__all__ = [
+    "UniRouteDecisionEvent",
+    "UniRouterLLM",
+    "UniRouterQueryEngine",
+    "UniRouterSelector",
+    "UniRouterSelectorResult",
+    "call_options",
+]

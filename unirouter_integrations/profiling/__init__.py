@@ -1,32 +1,16 @@
-"""Profile a model: run it over examples, grade and price its answers, and describe it to the router."""
+"""Profile a model: let it answer examples, grade and price the answers, and describe it to a router."""
 
-from unirouter_integrations.profiling.adapters import as_model
-from unirouter_integrations.profiling.estimates import Estimate, estimate
-from unirouter_integrations.profiling.examples import read_examples
-from unirouter_integrations.profiling.prices import Price, price_of
-from unirouter_integrations.profiling.records import Answer, Example, Usage
-from unirouter_integrations.profiling.runner import aprofile_model, profile_model
-from unirouter_integrations.profiling.scorers import Score, Scorer, as_scorer, from_evaluator, judge, similarity
-from unirouter_integrations.profiling.whatif import WhatIf, what_if
+from unirouter_integrations.profiling._api import aprofile_model, profile_model
+from unirouter_integrations.profiling._estimate import CostEstimate, estimate_cost
+from unirouter_integrations.profiling._examples import read_examples
+from unirouter_integrations.profiling._run import OnFailure, StopWhen
 
 __all__ = [
-    "Answer",
-    "Estimate",
-    "Example",
-    "Price",
-    "Score",
-    "Scorer",
-    "Usage",
-    "WhatIf",
+    "CostEstimate",
+    "OnFailure",
+    "StopWhen",
     "aprofile_model",
-    "as_model",
-    "as_scorer",
-    "estimate",
-    "from_evaluator",
-    "judge",
-    "price_of",
+    "estimate_cost",
     "profile_model",
     "read_examples",
-    "similarity",
-    "what_if",
 ]

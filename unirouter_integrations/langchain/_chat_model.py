@@ -1,0 +1,673 @@
+"""`ChatUniRouter`: a chat model that hands every call to one of several chat models.
+
+It *delegates* the public methods and opens no model run of its own. Calling a chat model inside `_generate` would count
+tokens twice, stream them twice and lose bound tools; delegating, every call is exactly one run, the chosen model's.
+"""
+
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
+
+from langchain_core.callbacks import CallbackManagerForLLMRun, Callbacks
+from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableLambda
+from langchain_core.runnables.config import ensure_config, get_config_list, merge_configs
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PrivateAttr, model_validator
+from typing_extensions import override
+
+from unirouter_integrations._checks import check_known
+from unirouter_integrations._router import UniRouter
+from unirouter_integrations.core import LLMProfile, RoutingDecision
+from unirouter_integrations.errors import InvalidInputError, NoModelError
+from unirouter_integrations.grading import Price
+from unirouter_integrations.langchain._capabilities import capabilities_of, joint_profile, needs_of
+from unirouter_integrations.langchain._messages import JudgedBy, in_tool_loop, is_refusal, judged_text, last_model
+from unirouter_integrations.langchain._models import Model, as_chat_model, traced
+from unirouter_integrations.langchain._prompt_cache import history_costs
+from unirouter_integrations.serving._health import Health
+from unirouter_integrations.serving._options import PREFIX, CallOptions
+from unirouter_integrations.serving._registry import ModelRegistry, price_of_model
+from unirouter_integrations.serving._serving import (
+    CallRequest,
+    Fallback,
+    Framework,
+    RoutedCall,
+    Serving,
+    as_check,
+    health_of,
+)
+
+M = TypeVar("M", bound=AIMessage)
+
+_log = logging.getLogger("unirouter_integrations")
+
+_NO_PRICE = (
+    'sticky="cache" needs the price of {!r}: '
+    "models=ModelRegistry(models, prices={{name: Price(input, output, cached_input=...)}})."
+)
+_SETTINGS_OF_MODELS = ("cache", "rate_limiter", "disable_streaming", "custom_get_token_ids")
+# LangChain's standard model arguments, which its standard tests pass to every chat model.
+_STANDARD_ARGUMENTS = frozenset(
+    {"api_key", "base_url", "max_retries", "max_tokens", "model", "stop", "stop_sequences", "temperature", "timeout"}
+)
+
+
+def checking() -> AbstractContextManager[None]:
+    """LangGraph streams what models say inside a node; a judge's verdict is no part of the answer."""
+    return traced(RunnableConfig(tags=["nostream"]))
+
+
+def _is_refusal(answer: object) -> bool:
+    return isinstance(answer, AIMessage) and is_refusal(answer)
+
+
+def _text_answer(answer: object) -> AIMessage | None:
+    return answer if isinstance(answer, AIMessage) and not answer.tool_calls else None
+
+
+_LANGCHAIN = Framework(as_chat_model, capabilities_of, _is_refusal, _text_answer, checking)
+
+
+class _RoutedInput(NamedTuple):
+    """An input whose model is already chosen, as `batch` passes it on to `invoke`."""
+
+    input: Any
+    routed: RoutedCall
+
+
+class _Operation(NamedTuple):
+    """A method to be called on whichever model is chosen: `bind_tools` or `with_structured_output`."""
+
+    method: str
+    arguments: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+    @property
+    def asks_for(self) -> str:
+        """The capability it needs."""
+        return "tool_calling" if self.method == "bind_tools" else "structured_output"
+
+
+class ChatUniRouter(BaseChatModel):
+    """A chat model that sends each call to the registered model with the least expected error plus weighted cost.
+
+    Put it where a chat model stood: `prompt | ChatUniRouter(router=router, models=models) | parser`. The prompt is
+    judged by its last human message. Answers come from the chosen model unchanged, with the decision added under
+    `response_metadata["unirouter"]` (of a stream: on its first chunk). The run's trace carries it as metadata
+    `unirouter_model`, `unirouter_cluster` and so on. If a model fails, the next best one takes the call.
+
+    A call may have its own options: `config={"configurable": {...}}` with `unirouter_cost_weight`, `unirouter_among`
+    (names) or `unirouter_model` (a name), or the keyword `model="<name>"`. Models that cannot take a call, by their
+    `profile` or what a `ModelRegistry` declares (no tools, no images, too long an input), are left out of it; the
+    decision holds the reasons. `output_version` is each model's own. The standard model arguments (`temperature`,
+    `max_tokens` ...) are accepted and have no effect, as the models have their own.
+
+    Attributes:
+        router: The fitted router, with a profile registered for each of the models.
+        models: The chat models by name, in a dict or a `ModelRegistry`. Any of them may have arguments bound, or be
+            named for `init_chat_model` (`"openai:gpt-5-nano"`, needs `langchain`); it is then made at once. The dict or
+            registry itself is kept, not copied.
+        cost_weight: lambda for the calls of this chat model; None for the router's.
+        judged_by: What a prompt is judged by: its last human message that has text (`"last_human"`), with the system
+            message before it, the whole `"conversation"`, or a function from the messages to a text.
+        sticky: Which calls stay with the model that gave the last answer, if it still takes part and can take the call:
+            those of one loop of tool calls (`"tools"`), or all of a conversation (`"thread"`), whose prompt cache is
+            then kept. With `"cache"` a conversation moves between its questions, but only if the expected gain is worth
+            more than the lost cache: each model's cost includes reading the conversation so far, which the model that
+            has it in its prompt cache reads at the cached price. That needs prices, and profiles with costs in USD per
+            1,000 calls. The answers in the messages say which model gave them.
+        fallback: Whether the next best model of the same decision takes the call after an error that another model
+            could survive (rate limit, timeout, lost connection, server error, context overflow); of a stream only
+            before its first chunk. `"refusals"`: after a refusal as well. The decision then names the model that
+            answered, and those that failed among the excluded ones. Other errors, those of a forced model, and the last
+            one's are raised unchanged.
+        cooldown: How many seconds a model cools down after three failures in a row, unless its provider says for how
+            long. Then one call probes it.
+        default: The name of the model that answers where the prompt cannot be embedded; None to raise the error.
+        embedding_timeout: After how many seconds that is so; None for no limit.
+        escalate: A scorer that checks answers, see `as_scorer`; it can only compare them with the prompt. An answer
+            that scores below 0.5 sends the call on to the next model that is expected to err less; both are paid. For
+            instance `judge(model)`, `"confidence"`, `"probability"`, or a function of (answer, example). Streams, tool
+            calls and filled-in forms are not checked. A graph that streams the models' output has streamed a rejected
+            answer by then. If the better model fails, the answer stands.
+
+    Raises:
+        ValidationError: From the constructor (pydantic's, a `ValueError`), if a model has no profile or is no chat
+            model, or an argument is unknown or out of range.
+
+    Example:
+        ```python
+        llm = ChatUniRouter(router=router, models={"mini": ChatOpenAI(...), "sonnet": ChatAnthropic(...)})
+        chain = prompt | llm | StrOutputParser()
+        ```
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, hide_input_in_errors=True)
+
+    router: UniRouter
+    models: Annotated[MutableMapping[str, Any], PlainValidator(lambda models: models)]  # the very dict, not a copy
+    cost_weight: float | None = None
+    judged_by: JudgedBy = "last_human"
+    sticky: Literal["tools", "thread", "cache"] = "tools"
+    fallback: Fallback = True
+    cooldown: float = 30.0
+    default: str | None = None
+    embedding_timeout: float | None = None
+    escalate: Annotated[Any, PlainValidator(as_check)] = Field(default=None, repr=False)
+    operations: tuple[Any, ...] = Field(default=(), exclude=True, repr=False)
+    _prepared: dict[str, tuple[Model, Model]] = PrivateAttr(default_factory=dict)
+    _health: Health = PrivateAttr()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_arguments(cls, given: Any) -> Any:
+        """A misspelt argument is an error, not ignored as LangChain's base class would."""
+        if isinstance(given, dict):
+            check_known(given.keys() - _STANDARD_ARGUMENTS, cls.model_fields, "ChatUniRouter")
+            if useless := sorted(given.keys() & _STANDARD_ARGUMENTS):
+                _log.info("A ChatUniRouter makes no call itself: %s has no effect; set it on its models.", useless)
+        return given
+
+    @model_validator(mode="after")
+    def _check(self) -> "ChatUniRouter":
+        for setting in _SETTINGS_OF_MODELS:
+            if getattr(self, setting):
+                msg = f"{setting} has no effect on a ChatUniRouter, which makes no call itself; set it on its models."
+                raise InvalidInputError(msg)
+        self._health = health_of(self.models)
+        self._serving.validate()
+        if self.sticky == "cache":
+            self._prices(self.models)
+        return self
+
+    @property
+    def _serving(self) -> Serving:
+        """The rules of its calls, with its settings as they are now."""
+        return Serving(
+            self.router,
+            self.models,
+            _LANGCHAIN,
+            self._health,
+            self.cost_weight,
+            self.fallback,
+            self.cooldown,
+            self.default,
+            self.embedding_timeout,
+            self.escalate,
+        )
+
+    def register(self, name: str, model: Model | str, profile: LLMProfile, *, price: Price | None = None) -> None:
+        """Let a new model take part from now on, in every chain that holds this chat model; or replace one.
+
+        Args:
+            name: Its name.
+            model: The chat model, or its name for `init_chat_model`.
+            profile: Its profile under the same name, as `router.profile(...)` makes it.
+            price: Its price, for a `ModelRegistry`; by default the price in the profile's metadata, where
+                `profile_model` notes it.
+
+        Raises:
+            InvalidInputError: If the profile is of another name or of other clusters, or the model is not a chat model.
+        """
+        if self.sticky == "cache" and price is None and price_of_model(name, self.models, {name: profile}) is None:
+            raise InvalidInputError(_NO_PRICE.format(name))
+        self._serving.register(name, model, profile, price)
+
+    def unregister(self, name: str) -> None:
+        """Take a model out of every decision from now on. Calls that already chose it are finished by it.
+
+        Raises:
+            UnknownModelError: If no model of that name is registered.
+        """
+        self._serving.unregister(name)
+
+    @override
+    def invoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        given = ensure_config(config)
+        (item,), kwargs = self._route([input], [given], kwargs)
+
+        def ask(routed: RoutedCall) -> AIMessage:
+            model, traced_config = self._prepared_call(routed, given)
+            return self._noted(model.invoke(item.input, traced_config, **_with(stop, kwargs)), routed)
+
+        return self._serving.call(item.routed, ask)[1]
+
+    @override
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        given = ensure_config(config)
+        (item,), kwargs = await self._aroute([input], [given], kwargs)
+
+        async def ask(routed: RoutedCall) -> AIMessage:
+            model, traced_config = self._prepared_call(routed, given)
+            return self._noted(await model.ainvoke(item.input, traced_config, **_with(stop, kwargs)), routed)
+
+        return (await self._serving.acall(item.routed, ask))[1]
+
+    @override
+    def stream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> Iterator[AIMessageChunk]:
+        given = ensure_config(config)
+        (item,), kwargs = self._route([input], [given], kwargs)
+
+        def chunks(routed: RoutedCall) -> Iterator[AIMessageChunk]:
+            model, traced_config = self._prepared_call(routed, given)
+            begun = False
+            for chunk in model.stream(item.input, traced_config, **_with(stop, kwargs)):
+                yield cast("AIMessageChunk", chunk if begun else self._noted(chunk, routed))
+                begun = True
+
+        yield from self._serving.stream(item.routed, chunks)
+
+    @override
+    async def astream(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[AIMessageChunk]:
+        given = ensure_config(config)
+        (item,), kwargs = await self._aroute([input], [given], kwargs)
+
+        async def chunks(routed: RoutedCall) -> AsyncGenerator[AIMessageChunk, None]:
+            model, traced_config = self._prepared_call(routed, given)
+            begun, parts = False, model.astream(item.input, traced_config, **_with(stop, kwargs))
+            try:
+                async for chunk in parts:
+                    yield cast("AIMessageChunk", chunk if begun else self._noted(chunk, routed))
+                    begun = True
+            finally:  # closed early, this stream closes the model's at once
+                if isinstance(parts, AsyncGenerator):
+                    await parts.aclose()
+
+        async def opened(routed: RoutedCall) -> AsyncGenerator[AIMessageChunk, None]:
+            return chunks(routed)
+
+        parts = await self._serving.astream(item.routed, opened)
+        try:
+            async for part in parts:
+                yield part
+        finally:
+            await parts.aclose()
+
+    @override
+    def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Events of the chosen model's run; with `version="v3"` a stream of its content blocks."""
+        if kwargs.get("version") != "v3":
+            return super().stream_events(input, config, **kwargs)
+        given = ensure_config(config)
+        (item,), kwargs = self._route([input], [given], kwargs)
+        model, traced_config = self._prepared_call(item.routed, given)
+        return model.stream_events(item.input, traced_config, **kwargs)
+
+    @override
+    def astream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
+        """Async version of `stream_events`."""
+        if kwargs.get("version") != "v3":
+            return super().astream_events(input, config, **kwargs)
+
+        async def chosen() -> Any:
+            given = ensure_config(config)
+            (item,), left = await self._aroute([input], [given], kwargs)
+            model, traced_config = self._prepared_call(item.routed, given)
+            return await model.astream_events(item.input, traced_config, **left)
+
+        return chosen()
+
+    @override
+    def batch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Route all inputs with one call of the embedder, then call the chosen models in parallel."""
+        routed: list[Any] = inputs
+        try:
+            routed, kwargs = self._route(inputs, get_config_list(config, len(inputs)), kwargs)
+        except Exception:
+            if not return_exceptions:
+                raise  # otherwise each is routed alone, and its error returned in its place
+        return super().batch(routed, config, return_exceptions=return_exceptions, **kwargs)
+
+    @override
+    async def abatch(
+        self,
+        inputs: list[LanguageModelInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[AIMessage]:
+        """Route all inputs with one call of the embedder, then call the chosen models concurrently."""
+        routed: list[Any] = inputs
+        try:
+            routed, kwargs = await self._aroute(inputs, get_config_list(config, len(inputs)), kwargs)
+        except Exception:
+            if not return_exceptions:
+                raise
+        return await super().abatch(routed, config, return_exceptions=return_exceptions, **kwargs)
+
+    @override
+    def generate(
+        self,
+        messages: list[list[BaseMessage]],
+        stop: list[str] | None = None,
+        callbacks: Callbacks = None,
+        *,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        run_name: str | None = None,
+        run_id: Any = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        config = _generate_config(callbacks, tags, metadata, run_name, run_id)
+        return _as_result(self.batch(list(messages), config, **_with(stop, kwargs)))
+
+    @override
+    async def agenerate(
+        self,
+        messages: list[list[BaseMessage]],
+        stop: list[str] | None = None,
+        callbacks: Callbacks = None,
+        *,
+        tags: list[str] | None = None,
+        metadata: dict[str, Any] | None = None,
+        run_name: str | None = None,
+        run_id: Any = None,
+        **kwargs: Any,
+    ) -> LLMResult:
+        config = _generate_config(callbacks, tags, metadata, run_name, run_id)
+        return _as_result(await self.abatch(list(messages), config, **_with(stop, kwargs)))
+
+    @override
+    def bind_tools(
+        self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, AIMessage]:
+        """Bind tools to whichever model is chosen; models that take no tools are left out.
+
+        Args:
+            tools: Tools, functions, pydantic classes or schemas, as every chat model takes them.
+            tool_choice: Which tool has to be called, as the models take it.
+            kwargs: What else the models' `bind_tools` takes.
+        """
+        if tool_choice is not None:
+            kwargs["tool_choice"] = tool_choice
+        return RunnableBinding(bound=self._with_operation("bind_tools", tools, **kwargs), kwargs={}, config={})
+
+    @override
+    def with_structured_output(
+        self, schema: dict[str, Any] | type, *, include_raw: bool = False, **kwargs: Any
+    ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
+        """Have whichever model is chosen answer in this form; models that cannot are left out.
+
+        Args:
+            schema: A pydantic class, a TypedDict or a JSON schema.
+            include_raw: Whether the answer comes with the raw message and the parsing error.
+            kwargs: What else the models' `with_structured_output` takes, such as `method` and `strict`.
+        """
+        copy = self._with_operation("with_structured_output", schema, include_raw=include_raw, **kwargs)
+        return RunnableBinding(bound=copy, kwargs={}, config={})
+
+    def decide(self) -> Runnable[LanguageModelInput, RoutingDecision]:
+        """A Runnable that only decides: the same decisions, and no model is called. For branches and graphs.
+
+        Into the state of a graph put `decision.as_dict()`, which is plain JSON.
+
+        Example:
+            ```python
+            chain = RunnablePassthrough.assign(route=itemgetter("question") | llm.decide())
+            ```
+        """
+
+        def now(prompt: Any, config: RunnableConfig) -> RoutingDecision:
+            return self._route([prompt], [config], {})[0][0].routed.decision
+
+        async def later(prompt: Any, config: RunnableConfig) -> RoutingDecision:
+            return (await self._aroute([prompt], [config], {}))[0][0].routed.decision
+
+        return RunnableLambda(now, later, name="unirouter")
+
+    @override
+    def get_num_tokens(self, text: str) -> int:
+        """Count tokens as the first of the models does."""
+        return self._reference().get_num_tokens(text)
+
+    @override
+    def get_token_ids(self, text: str) -> list[int]:
+        """Count tokens as the first of the models does."""
+        return self._reference().get_token_ids(text)
+
+    @override
+    def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
+        """Count tokens as the first of the models does."""
+        return self._reference().get_num_tokens_from_messages(messages, tools)
+
+    @override
+    def _resolve_model_profile(self) -> Any:
+        registry = self.models if isinstance(self.models, ModelRegistry) else None
+        models = dict(self.models).items()
+        return joint_profile((model, registry.capabilities(name) if registry else {}) for name, model in models)
+
+    @override
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> Any:
+        params = super()._get_ls_params(stop=stop, **kwargs)
+        return {**params, "ls_provider": "unirouter", "ls_model_name": kwargs.get("model") or "unirouter"}
+
+    @override
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        msg = "ChatUniRouter opens no model run of its own; call invoke, stream, batch or generate."
+        raise NotImplementedError(msg)
+
+    @property
+    @override
+    def _llm_type(self) -> str:
+        return "unirouter"
+
+    @property
+    @override
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"models": sorted(self.models), "cost_weight": self.cost_weight}
+
+    @override
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        return [("models", list(self.models)), ("router", self.router), ("cost_weight", self.cost_weight)]
+
+    def _route(
+        self, inputs: Sequence[Any], configs: Sequence[RunnableConfig], kwargs: dict[str, Any]
+    ) -> tuple[list[_RoutedInput], dict[str, Any]]:
+        """Choose a model for each input. Returns what is left of the keywords, too."""
+        if _are_routed(inputs):
+            return list(inputs), kwargs
+        routed = self._serving.decide(self._requests(inputs, configs, kwargs))
+        return list(map(_RoutedInput, inputs, routed)), _without_model(kwargs)
+
+    async def _aroute(
+        self, inputs: Sequence[Any], configs: Sequence[RunnableConfig], kwargs: dict[str, Any]
+    ) -> tuple[list[_RoutedInput], dict[str, Any]]:
+        """Async version of `_route`."""
+        if _are_routed(inputs):
+            return list(inputs), kwargs
+        routed = await self._serving.adecide(self._requests(inputs, configs, kwargs))
+        return list(map(_RoutedInput, inputs, routed)), _without_model(kwargs)
+
+    def _requests(
+        self, inputs: Sequence[Any], configs: Sequence[RunnableConfig], kwargs: dict[str, Any]
+    ) -> list[CallRequest]:
+        asked_for = {operation.asks_for for operation in self.operations}
+        asked_for |= {"tool_calling"} if kwargs.get("tools") else set()
+        return [
+            self._request(self._convert_input(item).to_messages(), config, kwargs.get("model"), asked_for)
+            for item, config in zip(inputs, configs, strict=True)
+        ]
+
+    def _request(
+        self, messages: list[BaseMessage], config: RunnableConfig, forced: str | None, asked_for: set[str]
+    ) -> CallRequest:
+        options = CallOptions.from_prefixed(config.get("configurable") or {})
+        among = (forced,) if forced else options.among
+        loop = in_tool_loop(messages)
+        stays = (self.sticky == "thread" or loop) and not (among and len(among) == 1)
+        surcharges = {}
+        if self.sticky == "cache" and not loop and not (among and len(among) == 1):
+            surcharges = history_costs(messages, self._prices(self.models if among is None else among))
+        return CallRequest(
+            question=judged_text(messages, self.judged_by),
+            needs=needs_of(messages, asked_for),
+            cost_weight=options.cost_weight,
+            among=among,
+            kept=last_model(messages) if stays else None,
+            is_in_tool_loop=loop,
+            surcharges=surcharges,
+        )
+
+    def _prices(self, names: Iterable[str]) -> dict[str, Price]:
+        """The prices of these models, from the registry or as `profile_model` noted them."""
+        prices = {}
+        for name in names:
+            price = price_of_model(name, self.models, self.router.profiles)
+            if price is not None:
+                prices[name] = price
+            elif name in self.models and name in self.router.profiles:  # otherwise it has been removed meanwhile
+                raise InvalidInputError(_NO_PRICE.format(name))
+        return prices
+
+    def _prepare(self, name: str, model: Model) -> Model:
+        """Bind tools or a schema to a model, when it is first chosen and again if it was replaced."""
+        if not self.operations:
+            return model
+        known = self._prepared.get(name)
+        if known is None or known[0] is not model:
+            prepared: Any = model
+            for operation in self.operations:
+                prepared = getattr(prepared, operation.method)(*operation.arguments, **operation.keywords)
+            self._prepared[name] = known = (model, prepared)
+        return known[1]
+
+    def _with_operation(self, method: str, /, *arguments: Any, **keywords: Any) -> "ChatUniRouter":
+        copy = self.model_copy(update={"operations": (*self.operations, _Operation(method, arguments, keywords))})
+        copy._prepared = {}  # noqa: SLF001  # the copy's own: what is bound differs
+        return copy
+
+    def _reference(self) -> BaseChatModel:
+        for model in self.models.values():
+            return cast("BaseChatModel", model)
+        msg = "There is no model left to count tokens; register one."
+        raise NoModelError(msg)
+
+    def _prepared_call(self, routed: RoutedCall, given: RunnableConfig) -> tuple[Model, RunnableConfig]:
+        """The chosen model, and the caller's config with the constructor's and, for traces, the decision."""
+        name = routed.decision.model
+        decision = {f"unirouter_{key}": value for key, value in routed.decision.as_dict().items()}
+        config = RunnableConfig(
+            **{
+                **given,
+                "configurable": _without_options(given.get("configurable") or {}),
+                "tags": [*(self.tags or []), "unirouter", *(given.get("tags") or [])],
+                "metadata": {**(self.metadata or {}), **(given.get("metadata") or {}), **decision},
+            }
+        )
+        if self.callbacks is not None:
+            own = RunnableConfig(callbacks=_not_yet_in(given.get("callbacks"), self.callbacks))
+            config = merge_configs(own, config)
+        return self._prepare(name, routed.model), config
+
+    def _noted(self, answer: M, routed: RoutedCall) -> M:
+        """Copy the answer and add which model gave it and why. The original may belong to a cache.
+
+        Of routers inside routers, the innermost decision names the model. A parsed form has no place for a note.
+        """
+        if any(operation.method == "with_structured_output" for operation in self.operations):
+            filled: Any = answer
+            if isinstance(filled, dict) and isinstance(filled.get("raw"), AIMessage):  # include_raw
+                filled = {**filled, "raw": self._with_note(filled["raw"], routed)}
+            return cast("M", filled)
+        if not isinstance(answer, AIMessage):
+            msg = (
+                f"The model {routed.decision.model!r} answered with {type(answer).__name__}, not with an AIMessage. "
+                "Register the chat model itself, without a parser behind it."
+            )
+            raise InvalidInputError(msg)
+        return self._with_note(answer, routed)
+
+    @staticmethod
+    def _with_note(answer: M, routed: RoutedCall) -> M:
+        metadata = {"unirouter": routed.decision.as_dict(), **answer.response_metadata}
+        return answer.model_copy(update={"response_metadata": metadata})
+
+
+def _without_model(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in kwargs.items() if key != "model"}
+
+
+def _without_options(configurable: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop the names of models, which would hold for a router inside this one, too."""
+    return {key: value for key, value in configurable.items() if key not in {f"{PREFIX}model", f"{PREFIX}among"}}
+
+
+def _not_yet_in(given: Callbacks, own: Callbacks) -> Callbacks:
+    """The constructor's callbacks without those that the call has as well: a handler is called once per event."""
+    if not isinstance(own, list):
+        return own
+    handlers = given if isinstance(given, list) else getattr(given, "handlers", [])
+    return [handler for handler in own if handler not in handlers]
+
+
+def _are_routed(inputs: Sequence[Any]) -> bool:
+    return bool(inputs) and all(isinstance(item, _RoutedInput) for item in inputs)
+
+
+def _with(stop: list[str] | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+    return kwargs if stop is None else {**kwargs, "stop": stop}
+
+
+def _generate_config(
+    callbacks: Callbacks,
+    tags: list[str] | None,
+    metadata: dict[str, Any] | None,
+    run_name: str | None,
+    run_id: Any,
+) -> RunnableConfig:
+    config = RunnableConfig(callbacks=callbacks, tags=tags or [], metadata=metadata or {})
+    if run_name is not None:
+        config["run_name"] = run_name
+    if run_id is not None:
+        config["run_id"] = run_id
+    return config
+
+
+def _as_result(answers: Sequence[AIMessage]) -> LLMResult:
+    return LLMResult(generations=[[ChatGeneration(message=answer)] for answer in answers])

@@ -1,0 +1,51 @@
+"""The chat models beside a router."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from langchain_core.language_models import BaseLLM, LanguageModelInput
+from langchain_core.messages import AIMessage
+from langchain_core.output_parsers import BaseOutputParser
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
+from langchain_core.runnables.config import ensure_config, merge_configs, var_child_runnable_config
+
+from unirouter_integrations.errors import InvalidInputError, MissingDependencyError
+from unirouter_integrations.langchain._capabilities import bare_model
+
+Model = Runnable[LanguageModelInput, AIMessage]
+
+
+def as_chat_model(name: object, model: Any) -> Model:
+    """Make a chat model of what a user has; a text is a name for `init_chat_model`.
+
+    Raises:
+        InvalidInputError: If it is no chat model.
+        MissingDependencyError: If it is a name and langchain is not installed.
+    """
+    if not isinstance(name, str):
+        msg = f"models should be named by str, not by {type(name).__name__}."
+        raise InvalidInputError(msg)
+    if isinstance(model, str):
+        try:
+            from langchain.chat_models import init_chat_model
+        except ImportError as error:
+            msg = f"The model {name!r} is named by a string, {model!r}; making it needs pip install langchain."
+            raise MissingDependencyError(msg) from error
+        return init_chat_model(model)
+    bare = bare_model(model)
+    ends_in_parser = isinstance(bare, RunnableSequence) and isinstance(bare.last, BaseOutputParser)
+    if not isinstance(model, Runnable) or isinstance(model, BaseLLM) or ends_in_parser:
+        msg = f"The model {name!r} should be a LangChain chat model, bare or bound, not {type(bare).__name__}."
+        raise InvalidInputError(msg)
+    return model
+
+
+@contextmanager
+def traced(config: RunnableConfig) -> Iterator[None]:
+    """Add tags and metadata to the runs inside, which inherit them from the surrounding run."""
+    token = var_child_runnable_config.set(merge_configs(ensure_config(), config))
+    try:
+        yield
+    finally:
+        var_child_runnable_config.reset(token)

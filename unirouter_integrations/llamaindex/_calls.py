@@ -1,0 +1,89 @@
+"""What a call is judged by, the question, never the retrieved text around it; and what kind of answer came back."""
+
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from llama_index.core.base.llms.types import ToolCallBlock
+from llama_index.core.llms import LLM, ChatMessage, ChatResponse, CompletionResponse, MessageRole
+from llama_index.core.prompts import BasePromptTemplate
+
+from unirouter_integrations.grading._models import field_of
+from unirouter_integrations.serving._capabilities import CHARACTERS_PER_TOKEN, Needs
+
+_ANSWERERS = frozenset({MessageRole.ASSISTANT, MessageRole.MODEL, MessageRole.CHATBOT})
+# What ReActAgent writes in the user's name: a tool's answer, and complaints about the form of the model's answer.
+_AGENT_PREFIXES = ("Observation:", "Error while parsing the output:", "FAILURE: Your previous response was empty.")
+
+
+class Call(NamedTuple):
+    """What a call is judged by.
+
+    Attributes:
+        question: The text it is judged by.
+        tokens: The estimated length of its input.
+        has_tools: Whether tools are offered.
+        is_in_tool_loop: Whether a model has already worked on the question: then the same one should go on.
+    """
+
+    question: str
+    tokens: int
+    has_tools: bool = False
+    is_in_tool_loop: bool = False
+
+    @property
+    def needs(self) -> Needs:
+        """What it needs of a model."""
+        return Needs(frozenset({"tool_calling"}) if self.has_tools else frozenset(), self.tokens)
+
+
+def call_of_text(prompt: str) -> Call:
+    """Describe a completion: it is judged by its prompt."""
+    return Call(prompt, len(prompt) // CHARACTERS_PER_TOKEN)
+
+
+def call_of_messages(messages: Sequence[ChatMessage], *, has_tools: bool = False) -> Call:
+    """Describe a chat: it is judged by the last message of the user that has text, or by all text if there is none.
+
+    In a loop of tool calls that stays the same, also for a ReAct agent, which reports its tools' answers as the user.
+    """
+    texts = [message.content or "" for message in messages]
+    tokens = sum(map(len, texts)) // CHARACTERS_PER_TOKEN
+    worked_on = False
+    for message, text in zip(reversed(messages), reversed(texts), strict=True):
+        if message.role == MessageRole.USER and text and not text.startswith(_AGENT_PREFIXES):
+            return Call(text, tokens, has_tools, worked_on)
+        worked_on |= message.role in _ANSWERERS
+    return Call("\n".join(filter(None, texts)), tokens, has_tools, worked_on)
+
+
+def call_of_template(llm: LLM, prompt: BasePromptTemplate, given: Mapping[str, Any]) -> Call:
+    """Describe a template: it is judged by its `query_str`, as response synthesizers have it, or else by its text."""
+    values = ChainMap(dict(given), prompt.kwargs)
+    question = values.get("query_str")
+    if not (isinstance(question, str) and question):
+        return call_of_messages(prompt.format_messages(llm=llm, **given))
+    characters = sum(len(value) for value in values.values() if isinstance(value, str))
+    return Call(question, characters // CHARACTERS_PER_TOKEN)
+
+
+def is_text(answer: object) -> bool:
+    """Whether an answer is a text, not a tool call, a form or a stream."""
+    if isinstance(answer, ChatResponse):
+        message = answer.message
+        calls = any(isinstance(block, ToolCallBlock) for block in message.blocks)
+        return not (calls or message.additional_kwargs.get("tool_calls"))
+    return isinstance(answer, str | CompletionResponse)
+
+
+def is_refusal(answer: object) -> bool:
+    """Whether a provider reports that a chat or a completion is a refusal or was filtered."""
+    raw = getattr(answer, "raw", None)
+    choices = field_of(raw, "choices") or field_of(raw, "candidates")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    ended = field_of(first, "finish_reason") or field_of(first, "finishReason")
+    return bool(
+        field_of(field_of(first, "message"), "refusal")
+        or str(getattr(ended, "name", ended)) in {"content_filter", "refusal", "SAFETY"}
+        or field_of(raw, "stop_reason") == "refusal"
+    )

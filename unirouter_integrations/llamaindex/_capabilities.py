@@ -1,0 +1,56 @@
+"""What an LLM is capable of, by its `metadata`; and what all LLMs of a router together are."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from llama_index.core.llms import LLM, LLMMetadata
+from llama_index.core.llms.function_calling import FunctionCallingLLM
+
+from unirouter_integrations.errors import InvalidInputError
+from unirouter_integrations.serving._registry import ModelRegistry
+
+
+def as_llm(name: object, model: object) -> LLM:
+    """Check that this is an LLM under a name.
+
+    Raises:
+        InvalidInputError: If it is not.
+    """
+    if not isinstance(name, str):
+        msg = f"models should be named by str, but {name!r} is {type(name).__name__}."
+        raise InvalidInputError(msg)
+    if not isinstance(model, LLM):
+        msg = f"The model {name!r} should be a LlamaIndex LLM, not {type(model).__name__}."
+        raise InvalidInputError(msg)
+    return model
+
+
+def takes_tools(model: LLM) -> bool:
+    """Whether a model can be offered tools."""
+    return isinstance(model, FunctionCallingLLM) and model.metadata.is_function_calling_model
+
+
+def capabilities_of(model: LLM) -> dict[str, Any]:
+    """What an LLM is capable of, in the words that the rules of a call use."""
+    return {"tool_calling": takes_tools(model), "max_input_tokens": model.metadata.context_window}
+
+
+def joint_metadata(models: Mapping[str, LLM]) -> LLMMetadata:
+    """What holds whichever model is chosen; of tools, what a call that offers them can reach.
+
+    Prompts are packed into `context_window` before the model is known, so it is the shortest one. What a
+    `ModelRegistry` declares comes before what a model says.
+    """
+    if not models:
+        return LLMMetadata(model_name="unirouter", is_chat_model=True)
+    declared = {name: models.capabilities(name) if isinstance(models, ModelRegistry) else {} for name in models}
+    stated = [{**capabilities_of(model), **declared[name]} for name, model in dict(models).items()]
+    window = min(each["max_input_tokens"] for each in stated)
+    longest_answer = max(model.metadata.num_output for model in models.values())
+    return LLMMetadata(
+        model_name="unirouter",
+        is_chat_model=True,
+        is_function_calling_model=any(each["tool_calling"] for each in stated),
+        context_window=window,
+        num_output=min(longest_answer, window // 2),  # what is packed needs the rest
+    )

@@ -1,0 +1,42 @@
+"""Options for the calls inside a block: LlamaIndex has no configuration that a call hands on to its LLM."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from unirouter_integrations.serving._options import CallOptions
+
+_NONE = CallOptions()
+_current: ContextVar[CallOptions] = ContextVar("unirouter_call_options", default=_NONE)
+
+
+@contextmanager
+def call_options(
+    *, cost_weight: float | None = None, among: Iterable[str] | None = None, model: str | None = None
+) -> Iterator[None]:
+    """Set the options of all routed calls inside the block, of this thread or task and those it starts.
+
+    Args:
+        cost_weight: lambda of these calls; None for that of the LLM, or else the router's.
+        among: The names of the candidates; None for all.
+        model: The name of the model that takes them; no other one takes over if it fails.
+
+    Raises:
+        InvalidInputError: If an option is out of range.
+
+    Example:
+        ```python
+        with call_options(cost_weight=0.5):
+            response = query_engine.query("Who invented it?")
+        ```
+    """
+    token = _current.set(CallOptions.of(cost_weight=cost_weight, among=among, model=model))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def current_options() -> CallOptions:
+    """The options of the surrounding block."""
+    return _current.get()

@@ -1,0 +1,276 @@
+"""`UniRouterQueryEngine`: one retrieval for each query, and an answer by the model chosen for it."""
+
+from collections.abc import MutableMapping, Sequence
+from typing import Any, NamedTuple
+
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.base.response.schema import RESPONSE_TYPE, Response
+from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
+from llama_index.core.indices.prompt_helper import ChatPromptHelper, PromptHelper
+from llama_index.core.llms import LLM
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.prompts.mixin import PromptMixinType
+from llama_index.core.response_synthesizers import BaseSynthesizer, get_response_synthesizer
+from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+from llama_index.core.settings import Settings
+from typing_extensions import override
+
+from unirouter_integrations._router import UniRouter
+from unirouter_integrations.core import LLMProfile
+from unirouter_integrations.grading import Price, ScorerLike
+from unirouter_integrations.grading._models import collected_responses
+from unirouter_integrations.llamaindex._calls import is_refusal
+from unirouter_integrations.llamaindex._capabilities import as_llm, capabilities_of
+from unirouter_integrations.llamaindex._events import announce
+from unirouter_integrations.llamaindex._options import current_options
+from unirouter_integrations.llamaindex._query_vectors import QueryVectors
+from unirouter_integrations.llamaindex._selector import UniRouterSelectorResult
+from unirouter_integrations.serving._capabilities import CHARACTERS_PER_TOKEN, Needs
+from unirouter_integrations.serving._serving import (
+    CallRequest,
+    Fallback,
+    Framework,
+    RoutedCall,
+    Serving,
+    as_check,
+    health_of,
+)
+
+
+class _Written(NamedTuple):
+    """A response, and those of the LLM calls that led to it: only these say whether a provider refused."""
+
+    response: RESPONSE_TYPE
+    llm_responses: list[Any]
+
+
+def _is_refusal(written: _Written) -> bool:
+    return any(map(is_refusal, written.llm_responses))
+
+
+def _text_answer(written: _Written) -> str | None:
+    return written.response.response if isinstance(written.response, Response) else None
+
+
+_ENGINES = Framework(as_llm, capabilities_of, _is_refusal, _text_answer)
+
+
+class UniRouterQueryEngine(BaseQueryEngine):
+    """A query engine whose answers are written by the model with the least expected error plus weighted cost.
+
+    It retrieves once, judges the question alone, and packs what was retrieved for the chosen model's context. The
+    decision is at `response.metadata["selector_result"]`, as of a `RouterQueryEngine`, and as plain JSON at
+    `response.metadata["unirouter"]`. For options of single queries see `call_options`.
+
+    Args:
+        router: The fitted router, with a profile registered for each of the models.
+        models: The LLMs by name, a dict or a `ModelRegistry`. It is kept, not copied.
+        retriever: Any retriever, such as `index.as_retriever()`.
+        cost_weight: lambda for these queries; None for the router's.
+        embed_model: The embedding model of the index, if the router was fitted with it (`UniRouter.fit(prompts,
+            embedder=embed_model)`). Then a query is embedded once, for the decision and for the retrieval.
+        node_postprocessors: Applied to what was retrieved, in order.
+        callback_manager: None for that of `Settings`.
+        fallback: Whether the next best model writes the answer if one fails, see `UniRouterLLM`; with `"refusals"` also
+            if one of the LLM calls for it was refused. A streamed answer fails only where it is read, when another
+            model can no longer take over; for that, let the index's own query engine have a `UniRouterLLM`.
+        cooldown: See `UniRouterLLM`.
+        default: See `UniRouterLLM`.
+        embedding_timeout: See `UniRouterLLM`.
+        escalate: See `UniRouterLLM`. Streamed answers are not checked.
+        synthesis: What `get_response_synthesizer` takes: `response_mode`, `streaming`, `text_qa_template`, ...
+
+    Raises:
+        InvalidInputError: If a model has no profile or is no LLM, an argument is out of range, or the router was fitted
+            with another embedding model than `embed_model`.
+
+    Example:
+        ```python
+        engine = UniRouterQueryEngine(router=router, models=llms, retriever=index.as_retriever(), streaming=True)
+        print(engine.query("Who invented it?").metadata["selector_result"].reason)
+        ```
+    """
+
+    def __init__(
+        self,
+        *,
+        router: UniRouter,
+        models: MutableMapping[str, LLM],
+        retriever: BaseRetriever,
+        cost_weight: float | None = None,
+        embed_model: BaseEmbedding | None = None,
+        node_postprocessors: Sequence[BaseNodePostprocessor] = (),
+        callback_manager: CallbackManager | None = None,
+        fallback: Fallback = True,
+        cooldown: float = 30.0,
+        default: str | None = None,
+        embedding_timeout: float | None = None,
+        escalate: ScorerLike | None = None,
+        **synthesis: Any,
+    ) -> None:
+        self._serving = Serving(
+            router,
+            models,
+            _ENGINES,
+            health_of(models),
+            cost_weight,
+            fallback,
+            cooldown,
+            default,
+            embedding_timeout,
+            as_check(escalate),
+        )
+        self._serving.validate()
+        super().__init__(callback_manager=callback_manager or Settings.callback_manager)
+        self._vectors = QueryVectors(router, embed_model)
+        self._retriever = retriever
+        self._postprocessors = list(node_postprocessors)
+        for postprocessor in self._postprocessors:
+            postprocessor.callback_manager = self.callback_manager
+        self._synthesis = synthesis
+        self._synthesizers: dict[str, tuple[LLM, BaseSynthesizer]] = {}
+        for name, model in self._serving.models_now().items():
+            self._synthesizer(name, model)  # now, so that a wrong argument is refused at once
+
+    @property
+    def router(self) -> UniRouter:
+        """The fitted router."""
+        return self._serving.router
+
+    @property
+    def models(self) -> MutableMapping[str, LLM]:
+        """The LLMs by name: the dict or registry that was given."""
+        return self._serving.models
+
+    def register(self, name: str, model: LLM, profile: LLMProfile, *, price: Price | None = None) -> None:
+        """Let a new model take part from now on; or replace one.
+
+        Args:
+            name: Its name.
+            model: The LLM.
+            profile: Its profile under the same name, as `router.profile(...)` makes it.
+            price: Its price, for a `ModelRegistry`; None for the one in the profile's metadata.
+
+        Raises:
+            InvalidInputError: If the profile is of another name or of other clusters, or the model is not an LLM.
+        """
+        self._serving.register(name, model, profile, price)
+
+    def unregister(self, name: str) -> None:
+        """Take a model out of every decision from now on.
+
+        Raises:
+            UnknownModelError: If no model of that name is registered.
+        """
+        self._serving.unregister(name)
+
+    @override
+    def retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        self._vectors.share(query_bundle)
+        nodes = self._retriever.retrieve(query_bundle)
+        for postprocessor in self._postprocessors:
+            nodes = postprocessor.postprocess_nodes(nodes, query_bundle=query_bundle)
+        return nodes
+
+    async def aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        """Async version of `retrieve`."""
+        await self._vectors.ashare(query_bundle)
+        nodes = await self._retriever.aretrieve(query_bundle)
+        for postprocessor in self._postprocessors:
+            nodes = await postprocessor.apostprocess_nodes(nodes, query_bundle=query_bundle)
+        return nodes
+
+    @override
+    def synthesize(
+        self,
+        query_bundle: QueryBundle,
+        nodes: list[NodeWithScore],
+        additional_source_nodes: Sequence[NodeWithScore] | None = None,
+    ) -> RESPONSE_TYPE:
+        """Have the model that the query is routed to write an answer from these nodes."""
+
+        def ask(routed: RoutedCall) -> _Written:
+            with collected_responses() as responses:
+                synthesizer = self._begin(routed)
+                return _Written(synthesizer.synthesize(query_bundle, nodes, additional_source_nodes), responses)
+
+        (routed,) = self._serving.decide([self._request(query_bundle, nodes)])
+        return self._noted(*self._serving.call(routed, ask))
+
+    @override
+    async def asynthesize(
+        self,
+        query_bundle: QueryBundle,
+        nodes: list[NodeWithScore],
+        additional_source_nodes: Sequence[NodeWithScore] | None = None,
+    ) -> RESPONSE_TYPE:
+        """Async version of `synthesize`."""
+
+        async def ask(routed: RoutedCall) -> _Written:
+            with collected_responses() as responses:
+                synthesizer = self._begin(routed)
+                return _Written(await synthesizer.asynthesize(query_bundle, nodes, additional_source_nodes), responses)
+
+        (routed,) = await self._serving.adecide([self._request(query_bundle, nodes)])
+        return self._noted(*await self._serving.acall(routed, ask))
+
+    @override
+    def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        payload: dict[str, Any] = {EventPayload.QUERY_STR: query_bundle.query_str}
+        with self.callback_manager.event(CBEventType.QUERY, payload=payload) as event:
+            response = self.synthesize(query_bundle, self.retrieve(query_bundle))
+            event.on_end(payload={EventPayload.RESPONSE: response})
+        return response
+
+    @override
+    async def _aquery(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
+        payload: dict[str, Any] = {EventPayload.QUERY_STR: query_bundle.query_str}
+        with self.callback_manager.event(CBEventType.QUERY, payload=payload) as event:
+            response = await self.asynthesize(query_bundle, await self.aretrieve(query_bundle))
+            event.on_end(payload={EventPayload.RESPONSE: response})
+        return response
+
+    @override
+    def _get_prompt_modules(self) -> PromptMixinType:
+        """None: templates are given to the constructor, and hold for models that join later."""
+        return {}
+
+    def _request(self, query: QueryBundle, nodes: Sequence[NodeWithScore]) -> CallRequest:
+        # Nodes are packed for the chosen model's context, each by itself if need be; so the longest one has to fit.
+        longest = max((len(node.get_content()) for node in nodes if isinstance(node.node, TextNode)), default=0)
+        options = current_options()
+        return CallRequest(
+            question=query.query_str,
+            needs=Needs(tokens=(len(query.query_str) + longest) // CHARACTERS_PER_TOKEN),
+            cost_weight=options.cost_weight,
+            among=options.among,
+            vector=self._vectors.of(query),
+        )
+
+    def _begin(self, routed: RoutedCall) -> BaseSynthesizer:
+        """The synthesizer with the model of a decision, after reporting that it is about to be called."""
+        announce(routed.decision)
+        return self._synthesizer(routed.decision.model, routed.model)
+
+    def _synthesizer(self, name: str, model: LLM) -> BaseSynthesizer:
+        """The synthesizer of a model, made when it is first chosen, and again if the model was replaced."""
+        known = self._synthesizers.get(name)
+        if known is None or known[0] is not model:
+            # Each packs for its own model's context; the helpers of `Settings` would be the same for all models.
+            own = {
+                "prompt_helper": PromptHelper.from_llm_metadata(model.metadata),
+                "chat_prompt_helper": ChatPromptHelper.from_llm_metadata(model.metadata),
+                "callback_manager": self.callback_manager,
+            }
+            known = (model, get_response_synthesizer(llm=model, **{**own, **self._synthesis}))
+            self._synthesizers[name] = known
+        return known[1]
+
+    @staticmethod
+    def _noted(routed: RoutedCall, written: _Written) -> RESPONSE_TYPE:
+        response, decision = written.response, routed.decision
+        result = UniRouterSelectorResult.of(decision, [*routed.models])
+        response.metadata = {**(response.metadata or {}), "selector_result": result, "unirouter": decision.as_dict()}
+        return response
