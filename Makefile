@@ -34,11 +34,10 @@ test-slow:  ## the slow tests
 coverage:  ## all tests, with branch coverage and its floor
 	$(BIN)/python -m pytest -m "" --cov
 
-bench:  ## the benchmarks that need no data of their own
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 benchmarks/bench_speed.py \
-		--benchmark-columns=median,iqr --benchmark-sort=name
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/chat_overhead.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/llamaindex_overhead.py
+bench:  ## the speed, beside bare NumPy and bare calls, into benchmarks/results
+	for each in speed chat_overhead llamaindex_overhead; do \
+		OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$each.py --record || exit 1; \
+	done
 
 docs:  ## check that the README, the architecture and the examples are true: every block and example runs
 	$(BIN)/python -m pytest tests/test_readme.py tests/test_examples.py tests/test_packaging.py

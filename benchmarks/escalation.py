@@ -1,14 +1,14 @@
 """What escalation gains: an answer that does not pass a check goes on to the next model that is expected to err less.
 
-    python benchmarks/escalation.py DATA
+    OMP_NUM_THREADS=1 python benchmarks/escalation.py DATA [--record]
 
 DATA is a folder with `prompts.parquet` (prompt_id, prompt or question), `outcomes.parquet` (prompt_id, model, score,
-cost_usd) and `responses.parquet` (prompt_id, model, response). All of them are RECORDED. The checks are: whether the
-answer gives a final answer at all (a JSON field, a box, "the answer is ..."), which anybody can have, and whether it is
-right, which NOBODY has: it tells what a perfect check would gain. Both answers are paid.
+cost_usd) and `responses.parquet` (prompt_id, model, response). All of them are RECORDED. The checks are whether the
+answer states a final answer at all (a JSON field, a box, "the answer is ..."), which anybody can check, and whether it
+is right, which NOBODY can check in use: it shows the most that a check could gain. Both answers are paid.
 
-Each seed has its own prompts for fitting, profiling and testing; the router knows 3/4 of the models' outcomes on 1,000
-prompts, all are profiled on 200. Spread is the standard deviation over the seeds.
+Each seed has its own prompts for fitting, profiling and testing. The router knows the scores of 3/4 of the models on
+1,000 prompts, and all models are profiled on 200. Spread is the standard deviation over the seeds.
 """
 
 import sys
@@ -19,9 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
+from _record import record
 
 from unirouter_integrations import RoutingDecision, UniRouter
-from unirouter_integrations.grading._extraction import finals
+from unirouter_integrations.core import Exclusion
+from unirouter_integrations.grading._extraction import answer_candidates
 
 SEEDS, TESTED = 5, 600
 COST_WEIGHTS = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)  # error per USD per 1,000 calls
@@ -29,7 +31,7 @@ BUDGETS = (0.2, 0.5, 1.0, 1.5, 2.0)  # USD per 1,000 prompts
 
 
 class Call(NamedTuple):
-    """What was recorded of one model on one prompt."""
+    """The recorded call of one model on one prompt."""
 
     score: float
     cost: float
@@ -44,11 +46,13 @@ CHECKS: dict[str, Callable[[Call], bool]] = {
 
 
 def read(folder: Path) -> tuple[dict[str, str], dict[str, dict[str, Call]]]:
-    """The texts of the prompts, and the calls of the models that have nearly all of them."""
+    """Read the texts of the prompts, and the calls of the models that have nearly all of them."""
     prompts = pq.read_table(folder / "prompts.parquet").to_pylist()
     texts = {row["prompt_id"]: row.get("question") or row["prompt"] for row in prompts}
     marked = {
-        (row["prompt_id"], row["model"]): any(final.marked for final in finals(row["response"] or ""))
+        (row["prompt_id"], row["model"]): any(
+            candidate.marked for candidate in answer_candidates(row["response"] or "")
+        )
         for row in pq.read_table(folder / "responses.parquet").to_pylist()
     }
     calls: dict[str, dict[str, Call]] = defaultdict(dict)
@@ -62,18 +66,18 @@ def read(folder: Path) -> tuple[dict[str, str], dict[str, dict[str, Call]]]:
 
 
 def fitted(texts: dict[str, str], calls: dict[str, dict[str, Call]], prompts: list[str], seed: int) -> UniRouter:
-    """A router that knows some models' outcomes and has profiled all of them."""
+    """Fit a router that knows some models' scores, and profile all models."""
     fit, profile = prompts[:1000], prompts[1000:1200]
     known = np.random.default_rng(seed).permutation(sorted(calls))[: len(calls) * 3 // 4].tolist()
-    losses = {name: [1 - calls[name][prompt].score for prompt in fit] for name in known}
-    router = UniRouter.fit([texts[prompt] for prompt in fit], outcomes=losses)
+    scores = {name: [calls[name][prompt].score for prompt in fit] for name in known}
+    router = UniRouter.fit([texts[prompt] for prompt in fit], scores=scores)
     for name, of_model in calls.items():
         graded = [of_model[prompt] for prompt in profile]
         router.register(
             router.profile(
                 name,
                 [texts[prompt] for prompt in profile],
-                [1 - call.score for call in graded],
+                [call.score for call in graded],
                 cost=[call.cost for call in graded],
             )
         )
@@ -81,12 +85,13 @@ def fitted(texts: dict[str, str], calls: dict[str, dict[str, Call]], prompts: li
 
 
 def answered(decision: RoutingDecision, calls: dict[str, dict[str, Call]], prompt: str, passes: Any) -> list[float]:
-    """The score, the cost and the number of calls until an answer passes or nobody is expected to do better."""
+    """Return the score, the cost and the number of calls until an answer passes or no better model is left."""
     spent, made = 0.0, 0
     while True:
         call = calls[decision.model][prompt]
         spent, made = spent + call.cost, made + 1
-        better = None if passes(call) else decision.without(decision.model, "-", decision.better)
+        rejected = Exclusion(decision.model, "rejected", "its answer did not pass")
+        better = None if passes(call) else decision.without(rejected, decision.better)
         if better is None:
             return [call.score, spent, made]
         decision = better
@@ -105,20 +110,23 @@ def main() -> None:
             for name, passes in CHECKS.items():
                 rows = [answered(one, calls, prompt, passes) for one, prompt in zip(decisions, test, strict=True)]
                 found[name, weight].append(np.mean(rows, axis=0))
+    figures = {}
     print(f"{len(calls)} models, {SEEDS} seeds of {TESTED} prompts")
     print("cost weight   check            accuracy         USD per 1,000      calls per prompt")
     for (name, weight), rows in sorted(found.items(), key=lambda item: item[0][1]):
         (right, usd, made), spread = np.mean(rows, axis=0), np.std(rows, axis=0, ddof=1)
+        figures[f"{name}, cost weight {weight:g}"] = {"accuracy": right, "USD per 1,000": usd, "calls per prompt": made}
         print(f"{weight:<13g} {name:16} {right:.3f} ± {spread[0]:.3f}    {usd:.3f} ± {spread[1]:.3f}      {made:.2f}")
     print("\nUSD per 1,000   accuracy (between the cost weights, by straight lines): " + ", ".join(CHECKS))
     for budget in BUDGETS:
         reached = np.array([[accuracy_at(budget, name, seed, found) for name in CHECKS] for seed in range(SEEDS)])
-        figures = zip(reached.mean(axis=0), reached.std(axis=0, ddof=1), strict=True)
-        print(f"{budget:<15g} " + "   ".join(f"{mean:.3f} ± {spread:.3f}" for mean, spread in figures))
+        columns = zip(reached.mean(axis=0), reached.std(axis=0, ddof=1), strict=True)
+        print(f"{budget:<15g} " + "   ".join(f"{mean:.3f} ± {spread:.3f}" for mean, spread in columns))
+    record(figures)
 
 
 def accuracy_at(budget: float, check: str, seed: int, found: dict[tuple[str, float], list[Any]]) -> float:
-    """What one seed's prompts reach with a check at this mean cost."""
+    """Compute the accuracy of one seed with a check at this mean cost."""
     points = sorted((rows[seed][1], rows[seed][0]) for (name, _), rows in found.items() if name == check)
     spent, right = zip(*points, strict=True)
     return float(np.interp(budget, spent, right, left=np.nan))

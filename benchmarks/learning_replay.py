@@ -1,19 +1,18 @@
 """What learning from production does when the model that is used most gets worse halfway.
 
-    python benchmarks/learning_replay.py DATA
+    OMP_NUM_THREADS=1 python benchmarks/learning_replay.py DATA [--record]
 
-DATA is what `read_outcomes` reads: recorded scores and costs of models on prompts.
+DATA is anything that `read_outcomes` reads: recorded scores and costs of models on prompts.
 
-RECORDED are all scores and costs. MADE is the change: from the middle of the stream on, the model that the router had
-used most (when it learnt nothing) scores on each prompt what the worst of all models scored there. Its cost and name
-stay as they were. Each seed has its own prompts for fitting (with the outcomes of 3/4 of the models), for profiling (of
-all models, so that the router begins well informed) and for the stream. Observed is only the call that was made.
+RECORDED are all scores and costs. MADE UP is the change: from the middle of the stream on, the model that the router
+had used most (without learning) scores on each prompt what the worst of all models scored there. Its cost and name stay
+the same. Each seed has its own prompts for fitting (with the scores of 3/4 of the models), for profiling (of all
+models, so that the router begins well informed) and for the stream. Only the call that was made is observed.
 
-What is paid for a call is `loss + cost_weight * cost`, in percent of a wrong answer, with the cost weight that
-`calibrate(quality=...)` gives. Regret is what was paid more, in the mean over the second half, than by sending all of
-it to the one model that was best for it: a choice that can only be made with hindsight. The change is "noticed" when,
-of the last 50 prompts, the share of the changed model is below half of what it was before. Spread is the standard
-deviation over the seeds.
+The price of a call is `error + cost_weight * cost`, in percent of a wrong answer, with the cost weight that
+`calibrate(quality=...)` gives. Regret is the mean price over the second half in excess of that of the one model that
+was best for it, a choice that can only be made with hindsight. The change is "noticed" when the share of the changed
+model among the last 50 prompts is below half of what it was before. Spread is the standard deviation over the seeds.
 """
 
 import math
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from _record import record
 
 from unirouter_integrations import UniRouter
 from unirouter_integrations.data import Outcomes, read_outcomes
@@ -43,57 +43,57 @@ REGIMES: dict[str, dict[str, Any] | None] = {
 
 
 class Stream(NamedTuple):
-    """What a router is asked, and what each model's answer is worth and costs."""
+    """The prompts that a router is asked, with the score and the cost of each model on them."""
 
     vectors: npt.NDArray[np.float32]
-    losses: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float64]
     costs: npt.NDArray[np.float64]
 
 
 def prepared(outcomes: Outcomes, seed: int) -> tuple[UniRouter, Stream]:
-    """A router that is fitted, profiled and calibrated, and the prompts that then come."""
+    """Fit, profile and calibrate a router, and select the prompts that it is asked then."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(outcomes.prompts))
     fit, profile, stream = np.split(order[: FITTED + PROFILED + STREAM], [FITTED, FITTED + PROFILED])
     known = rng.permutation(len(outcomes.models))[: len(outcomes.models) * 3 // 4]
     router = UniRouter.fit(
         [outcomes.prompts[row] for row in fit],
-        outcomes={outcomes.models[column]: outcomes.losses[fit, column] for column in known},
+        scores={outcomes.models[column]: outcomes.scores[fit, column] for column in known},
         seed=seed,
     )
     texts = [outcomes.prompts[row] for row in profile]
     for column, name in enumerate(outcomes.models):
-        losses, costs = outcomes.losses[profile, column], outcomes.costs[profile, column]
-        router.register(router.profile(name, texts, losses, cost=costs))
+        scores, costs = outcomes.scores[profile, column], outcomes.costs[profile, column]
+        router.register(router.profile(name, texts, scores, cost=costs))
     router.calibrate(texts, quality=QUALITY)
     vectors = router.embed([outcomes.prompts[row] for row in stream])
-    return router, Stream(vectors, outcomes.losses[stream], outcomes.costs[stream])
+    return router, Stream(vectors, outcomes.scores[stream], outcomes.costs[stream])
 
 
-def replayed(router: UniRouter, stream: Stream, terms: dict[str, Any] | None, seed: int) -> npt.NDArray[np.intp]:
-    """Which model each prompt of the stream goes to."""
+def replayed(router: UniRouter, stream: Stream, options: dict[str, Any] | None, seed: int) -> npt.NDArray[np.intp]:
+    """Return the model that each prompt of the stream goes to."""
     chosen: list[int] = []
     plain = False
-    if terms is not None:
-        plain = terms.get("plain", False)
-        terms = {key: value for key, value in terms.items() if key != "plain"}
-        learning = router.learn(every=3600, seed=seed, **terms)
+    if options is not None:
+        plain = options.get("plain", False)
+        settings = {key: value for key, value in options.items() if key != "plain"}
+        learning = router.learn(every=3600, seed=seed, **settings)
     for start in range(0, len(stream.vectors), AT_ONCE):
         for row, decision in enumerate(router.route_many(vectors=stream.vectors[start : start + AT_ONCE]), start):
             column = router.models.index(decision.model)
             chosen.append(column)
-            if terms is not None:
-                what: Any = decision.as_dict() if plain else decision
-                router.observe(what, 1 - stream.losses[row, column], stream.costs[row, column])
-        if terms is not None:
+            if options is not None:
+                observed: Any = decision.as_dict() if plain else decision
+                router.observe(observed, stream.scores[row, column], stream.costs[row, column])
+        if options is not None:
             learning.sync()
-    if terms is not None:
+    if options is not None:
         learning.close()
     return np.array(chosen)
 
 
 def noticed(chosen: npt.NDArray[np.intp], changed: int) -> float:
-    """After how many prompts from the change on the changed model was hardly used any more; NaN if never."""
+    """Return the number of prompts after which the changed model was hardly used any more; NaN if never."""
     used, middle = chosen == changed, len(chosen) // 2
     before = used[:middle].mean()
     lately = np.convolve(used, np.ones(SEEN) / SEEN, "valid")[middle - SEEN + 1 :]
@@ -104,11 +104,11 @@ def noticed(chosen: npt.NDArray[np.intp], changed: int) -> float:
 def main() -> None:
     """Print the table."""
     outcomes = read_outcomes(sys.argv[1]).complete()
-    columns = np.argsort(outcomes.models)  # as the router has them
+    columns = np.argsort(outcomes.models)  # the order of router.models
     outcomes = Outcomes(
         outcomes.prompts,
         tuple(outcomes.models[column] for column in columns),
-        outcomes.losses[:, columns],
+        outcomes.scores[:, columns],
         np.where(np.isnan(outcomes.costs), np.nanmean(outcomes.costs, axis=0), outcomes.costs)[:, columns],
         outcomes.name,
     )
@@ -118,12 +118,12 @@ def main() -> None:
         middle = len(stream.vectors) // 2
         before = replayed(router, stream, None, seed)[:middle]
         changed = int(np.bincount(before).argmax())
-        worst = int(outcomes.losses.mean(axis=0).argmax())
-        stream.losses[middle:, changed] = stream.losses[middle:, worst]
-        paid = stream.losses + router.cost_weight * stream.costs
+        worst = int(outcomes.scores.mean(axis=0).argmin())
+        stream.scores[middle:, changed] = stream.scores[middle:, worst]
+        paid = (1 - stream.scores) + router.cost_weight * stream.costs
         best = paid[middle:, paid[middle:].mean(axis=0).argmin()].mean()
-        for regime, terms in REGIMES.items():
-            chosen = replayed(copy(router), stream, terms, seed)
+        for regime, options in REGIMES.items():
+            chosen = replayed(copy(router), stream, options, seed)
             row = 100 * paid[np.arange(len(chosen)), chosen]
             after = noticed(chosen, changed)
             use = (chosen == changed).reshape(2, -1).mean(axis=1)
@@ -133,15 +133,18 @@ def main() -> None:
     print(f"{outcomes.name or sys.argv[1]}: {size}, {SEEDS} seeds")
     print("                            paid per call, in % of an error   regret, 2nd   share of changed   noticed")
     print("regime                      first half      second half       half          model, in %        after")
+    recorded = {}
     for regime, rows in found.items():
         with warnings.catch_warnings(action="ignore"):  # where it was never noticed, there is no mean
             mean, spread = np.nanmean(rows, axis=0), np.nanstd(rows, axis=0, ddof=1)
+        recorded[regime] = {"first half": mean[0], "second half": mean[1], "regret": mean[2], "± regret": spread[2]}
         figures = [f"{value:6.2f} ± {wide:4.2f}" for value, wide in zip(mean[:3], spread[:3], strict=True)]
         never = sum(math.isnan(each[-1]) for each in rows)
         when = f"{mean[-1]:.0f} ± {spread[-1]:.0f}" if never < SEEDS else ""
         when += f" (never in {never} of {SEEDS})" if never else ""
         used = f"{mean[3]:3.0f} -> {mean[4]:3.0f}"
         print(f"{regime:27} {figures[0]}   {figures[1]}     {figures[2]}   {used}         {when}")
+    record(recorded)
 
 
 if __name__ == "__main__":

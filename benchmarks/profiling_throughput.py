@@ -1,11 +1,11 @@
-"""How near profiling comes to the most calls that a provider's answer time allows.
+"""How close profiling comes to the largest number of calls that a provider's answer time allows.
 
-    python benchmarks/profiling_throughput.py
+    OMP_NUM_THREADS=1 python benchmarks/profiling_throughput.py [--record]
 
-A server on loopback, in a process of its own, answers each chat completion after 50 ms; 32 calls at once could make 640
-in a second. Measured is the share of that which is reached with the runner, and by the same client without it: a bare
-client of a few lines, to see what the runner costs, and LangChain's ChatOpenAI. The runner has a journal on the disk,
-every answer synced. Times differ from machine to machine.
+A server on loopback, in a process of its own, answers each chat completion after 50 ms, so 32 calls at once could make
+640 per second. Measured is the share of these that is reached by the runner, and by the same client without it. The
+clients are a bare one of a few lines, which shows the cost of the runner, and LangChain's ChatOpenAI. The runner keeps
+a journal on the disk, with every answer synced. Times differ from machine to machine. Takes about a minute.
 """
 
 import asyncio
@@ -18,14 +18,15 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from _record import record
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from unirouter_integrations import UniRouter
-from unirouter_integrations.grading import Answer, Price, Usage
+from unirouter_integrations.grading import Answer, ModelLike, Price, Usage
 from unirouter_integrations.profiling import aprofile_model
 
-CALLS = 3200
+CALLS = 1600
 AT_ONCE = 32
 SECONDS = 0.05
 IDEAL = CALLS / AT_ONCE * SECONDS
@@ -45,14 +46,14 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d
 
 
 async def read_body(reader: asyncio.StreamReader) -> bytes:
-    """The body of the next HTTP message."""
+    """Read the body of the next HTTP message."""
     head = await reader.readuntil(b"\r\n\r\n")
     length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
     return await reader.readexactly(int(length.split(b":")[1]))
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Answer what comes over one connection, each after 50 ms."""
+    """Answer the requests of one connection, each after 50 ms."""
     try:
         while True:
             await read_body(reader)
@@ -63,7 +64,7 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 def serve(listening: socket.socket) -> None:
-    """The server."""
+    """Run the server."""
 
     async def main() -> None:
         server = await asyncio.start_server(answer, sock=listening)
@@ -73,14 +74,14 @@ def serve(listening: socket.socket) -> None:
 
 
 class BareClient:
-    """The least that can be called a client: no more than it takes to ask and to read the answer."""
+    """The smallest client: it sends a request and reads the answer, and no more."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def __call__(self, prompt: str) -> Answer:
-        """The answer to a prompt."""
+        """Ask a prompt."""
         reader, writer = self.idle.pop() if self.idle else await asyncio.open_connection("127.0.0.1", self.port)
         body = json.dumps({"model": "m", "messages": [{"role": "user", "content": prompt}]}).encode()
         writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
@@ -92,7 +93,7 @@ class BareClient:
 
 
 async def bare(ask: Callable[[str], Awaitable[object]]) -> None:
-    """All calls with nothing around them but a limit."""
+    """Make all calls with nothing around them but a limit."""
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(prompt: str) -> None:
@@ -102,8 +103,8 @@ async def bare(ask: Callable[[str], Awaitable[object]]) -> None:
     await asyncio.gather(*map(one, PROMPTS))
 
 
-async def profiled(model: object, router: UniRouter) -> None:
-    """The same calls by the runner."""
+async def profiled(model: ModelLike, router: UniRouter) -> None:
+    """Make the same calls with the runner."""
     examples = [{"prompt": prompt, "reference": "42"} for prompt in PROMPTS]
     with tempfile.TemporaryDirectory() as folder:
         journal = Path(folder) / "profiles.db"
@@ -134,9 +135,10 @@ async def main() -> None:
             began = time.perf_counter()
             await run()
             shares[name].append(IDEAL / (time.perf_counter() - began))
+    server.terminate()
     for name, found in shares.items():
         print(f"{name:24} {statistics.median(found):6.1%} of ideal ({min(found):.1%} to {max(found):.1%})")
-    server.terminate()
+    record({f"share of the ideal, {name}": statistics.median(found) for name, found in shares.items()})
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
 """What a conversation costs if it is routed per prompt, stays with one model, or moves only for more than its cache.
 
-    python benchmarks/sticky_conversations.py DATA
+    OMP_NUM_THREADS=1 python benchmarks/sticky_conversations.py DATA [--record]
 
 DATA is a folder with `prompts.parquet` (prompt_id, prompt, task), `outcomes.parquet` (prompt_id, model, score,
 prompt_tokens, completion_tokens) and `models.json` (models, their prices per million tokens).
 
 RECORDED are scores, tokens and prices. SIMULATED are the conversations (30 questions; the next one is of the same task
-with probability 0.8; each goes to a model with all that was said before and a system message) and the prompt caches
-(each model's holds the conversation up to its own last answer, for five turns, and is read at a tenth of the price).
-Each seed has its own prompts for fitting, profiling and conversations; the routers know 3/4 of the models' outcomes on
-1,000 prompts, and all are profiled on 200. Spread is the standard deviation over the seeds.
+with probability 0.8; each goes to a model with all previous messages and a system message) and the prompt caches (that
+of a model holds the conversation up to its own last answer, for five turns, and is read at a tenth of the price). Each
+seed has its own prompts for fitting, profiling and conversations. The routers know the scores of 3/4 of the models on
+1,000 prompts, and all models are profiled on 200. Spread is the standard deviation over the seeds.
 
-What a cost weight means differs between the regimes, for only the third counts the history. So the second table
-compares what accuracy they reach at the same cost.
+A cost weight means different things in the three regimes, because only the third one counts the history. So the second
+table compares the accuracy that they reach at the same cost.
 """
 
 import json
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
+from _record import record
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.messages.ai import UsageMetadata
 
@@ -41,7 +42,7 @@ REGIMES: dict[str, Any] = {"per prompt": "tools", "one model": "thread", "cache-
 
 
 class Call(NamedTuple):
-    """What was recorded of one model on one prompt."""
+    """The recorded call of one model on one prompt."""
 
     score: float
     read: int
@@ -58,7 +59,7 @@ class Data(NamedTuple):
 
 
 def read(folder: Path) -> Data:
-    """The instruction-tuned models that have every prompt, or all but a few, and the prompts that all of them have."""
+    """Read the instruction-tuned models that have nearly all prompts, and the prompts that all of these have."""
     prompts = pq.read_table(folder / "prompts.parquet").to_pylist()
     described = json.loads((folder / "models.json").read_text())["models"]
     calls: dict[str, dict[str, Call]] = defaultdict(dict)
@@ -84,20 +85,20 @@ def read(folder: Path) -> Data:
 
 
 def fitted(data: Data, fit: list[str], profile: list[str], rng: np.random.Generator) -> UniRouter:
-    """A router that knows some models' outcomes and has profiled all of them."""
+    """Fit a router that knows some models' scores, and profile all models."""
     known = rng.permutation(sorted(data.calls))[: len(data.calls) * 3 // 4].tolist()
-    losses = {name: [1 - data.calls[name][prompt].score for prompt in fit] for name in known}
-    router = UniRouter.fit([data.texts[prompt] for prompt in fit], outcomes=losses)
+    scores = {name: [data.calls[name][prompt].score for prompt in fit] for name in known}
+    router = UniRouter.fit([data.texts[prompt] for prompt in fit], scores=scores)
     texts = [data.texts[prompt] for prompt in profile]
     for name, calls in data.calls.items():
         graded = [calls[prompt] for prompt in profile]
         costs = [1000 * data.prices[name].cost(Usage(call.read, call.written)) for call in graded]
-        router.register(router.profile(name, texts, [1 - call.score for call in graded], cost=costs))
+        router.register(router.profile(name, texts, [call.score for call in graded], cost=costs))
     return router
 
 
 def conversation(data: Data, prompts: list[str], rng: np.random.Generator) -> list[str]:
-    """Thirty questions that seldom change the task."""
+    """Draw thirty questions that seldom change the task."""
     by_task: dict[str, list[str]] = defaultdict(list)
     for prompt in prompts:
         by_task[data.tasks[prompt]].append(prompt)
@@ -111,9 +112,9 @@ def conversation(data: Data, prompts: list[str], rng: np.random.Generator) -> li
 
 
 def held(data: Data, llm: ChatUniRouter, asked: list[str]) -> tuple[float, float, int]:
-    """Mean score, USD and number of switches of one conversation."""
+    """Hold one conversation; return its mean score, its cost in USD and its number of switches."""
     deciding, messages = llm.decide(), list[BaseMessage]([SystemMessage("")])
-    kept: dict[str, tuple[int, int]] = {}  # of each model: the turn of its last answer, and the tokens up to it
+    kept: dict[str, tuple[int, int]] = {}  # for each model the turn of its last answer, and the tokens up to it
     before, score, spent, chosen = SYSTEM, 0.0, 0.0, []
     for turn, prompt in enumerate(asked):
         messages.append(HumanMessage(data.texts[prompt]))
@@ -154,19 +155,22 @@ def main() -> None:
                 found[weight, regime].append(np.mean([held(data, llm, asked) for asked in conversations], axis=0))
     print(f"{len(models)} models, {SEEDS} seeds of {CONVERSATIONS} conversations of {TURNS} questions")
     print("cost weight   regime        accuracy         USD per conversation   switches")
+    figures = {}
     for (weight, regime), rows in found.items():
         (right, usd, moves), spread = np.mean(rows, axis=0), np.std(rows, axis=0, ddof=1)
+        figures[f"{regime}, cost weight {weight:g}"] = {"accuracy": right, "USD": usd, "switches": moves}
         spent = f"{usd:.4f} ± {spread[1]:.4f}"
         print(f"{weight:<13g} {regime:13} {right:.3f} ± {spread[0]:.3f}    {spent}        {moves:4.1f}")
     print("\nUSD per conversation   accuracy (between the cost weights, by straight lines): " + ", ".join(REGIMES))
     for budget in BUDGETS:
         reached = np.array([[accuracy_at(budget, regime, seed, found) for regime in REGIMES] for seed in range(SEEDS)])
-        figures = zip(reached.mean(axis=0), reached.std(axis=0, ddof=1), strict=True)
-        print(f"{budget:<22g} " + "   ".join(f"{mean:.3f} ± {spread:.3f}" for mean, spread in figures))
+        columns = zip(reached.mean(axis=0), reached.std(axis=0, ddof=1), strict=True)
+        print(f"{budget:<22g} " + "   ".join(f"{mean:.3f} ± {spread:.3f}" for mean, spread in columns))
+    record(figures)
 
 
 def accuracy_at(budget: float, regime: str, seed: int, found: dict[tuple[float, str], list[Any]]) -> float:
-    """What one seed's conversations reach under a regime at this mean cost."""
+    """Compute the accuracy of one seed's conversations under a regime at this mean cost."""
     points = sorted((rows[seed][1], rows[seed][0]) for (_, name), rows in found.items() if name == regime)
     spent, right = zip(*points, strict=True)
     return float(np.interp(budget, spent, right))

@@ -51,7 +51,7 @@ def main() -> None:
     print(LIVE if arguments.model else ABOUT)
 
     fit, validation = examples_of("fit"), examples_of("validation")
-    router = UniRouter.fit([example.prompt for example in fit])
+    router = UniRouter.fit([example.prompt for example in fit], estimator="laplace")
     for each in known:
         router.register(profile_model(each, known[each], fit, router, scorer="regex", price=PRICES[each]))
     router.cost_weight = 1.0  # a wrong answer is as bad as 1 USD per 1,000 calls, 0.1 cents

@@ -11,8 +11,10 @@ instead, name at least two models with their prices in USD per million tokens, i
 
 import argparse
 import re
+from collections import Counter
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.prompts import ChatPromptTemplate
@@ -25,7 +27,6 @@ from unirouter_integrations.profiling import read_examples
 
 PROMPTS = Path(__file__).parent / "data" / "prompts.jsonl"
 TEMPLATE = ChatPromptTemplate.from_messages([("system", "Answer briefly."), ("human", "{question}")])
-BUDGET = 0.4  # of what the model with the fewest errors costs
 SHOWN = 8  # answers that are printed
 LIVE = "LIVE models: the calls go to real providers and cost money. The prices are those you gave.\n"
 
@@ -51,14 +52,23 @@ def result_of(profile: LLMProfile) -> tuple[float, float]:
     return 1 - profile.mean_error, 1000 * profile.metadata["answers_usd"] / profile.metadata["answers"]
 
 
-def main() -> None:
-    """Run the example."""
+def parsed_arguments() -> argparse.Namespace:
+    """The real models, if there are any, and the budget."""
     parser = argparse.ArgumentParser(description="Route chat calls among models by expected error and cost.")
     about = "a real chat model, as init_chat_model names it, and its price in USD per million tokens; repeat it"
     parser.add_argument("--model", action="append", type=named_model, metavar="PROVIDER:NAME=IN,OUT", help=about)
-    named = parser.parse_args().model
-    if named and len(named) == 1:
+    about = "what calls may cost on average, as a share of the cost of the model with the fewest errors"
+    parser.add_argument("--budget", type=float, default=0.36, metavar="SHARE", help=about)
+    arguments = parser.parse_args()
+    if arguments.model and len(arguments.model) == 1:
         parser.error("Name at least two models: there is nothing to route with one.")
+    return arguments
+
+
+def main() -> None:
+    """Run the example."""
+    arguments = parsed_arguments()
+    named = arguments.model
     models: dict[str, BaseChatModel] = {name: model for name, model, _ in named} if named else {**local_models()}
     prices = {name: price for name, _, price in named} if named else PRICES
     *known, newcomer = models
@@ -71,7 +81,8 @@ def main() -> None:
         return profile_model(name, TEMPLATE | models[name], examples, router, scorer="regex", price=prices[name])
 
     print(f"1. Fit on {len(fit)} prompts. Finding the kinds of prompts takes no answers and no grades.")
-    router = UniRouter.fit(prompts)
+    # The plain estimate: without graded answers of other models at the fit, the default one is more cautious.
+    router = UniRouter.fit(prompts, estimator="laplace")
     print(*(f"   {cluster}" for cluster in router.clusters.describe()), sep="\n")
 
     print(f"\n2. Profile {', '.join(known)}: ask them the same prompts, grade and price the answers.")
@@ -79,9 +90,9 @@ def main() -> None:
         router.register(profile_of(name, fit))
         print(f"   {router.profiles[name]}")
     best = min(known, key=lambda name: router.profiles[name].mean_error)
-    budget = BUDGET * result_of(router.profiles[best])[1]
+    budget = arguments.budget * result_of(router.profiles[best])[1]
     weight = router.calibrate(prompts, budget=budget)
-    print(f"   {BUDGET:.0%} of the cost of {best}, {budget:.3g} USD per 1,000 calls, is a cost weight of {weight:.3g}.")
+    print(f"   The cost weight for {arguments.budget:.0%} of the cost of {best}, {budget:.3g} USD, is {weight:.3g}.")
     llm = ChatUniRouter(router=router, models={name: models[name] for name in known})
     chain = TEMPLATE | llm
 
@@ -92,9 +103,11 @@ def main() -> None:
     print(f"   {question} This was for {before}. Now: {router.route(question)}")
 
     print(f"\n4. Answer {len(test)} unseen questions through prompt | ChatUniRouter. The first {SHOWN}:")
-    scores, costs = [], []
+    chosen, scores, costs = Counter[str](), [], []
     for example, answer in zip(test, chain.batch([{"question": example.prompt} for example in test]), strict=True):
-        decision, usage = answer.response_metadata["unirouter"], answer.usage_metadata
+        decision = answer.response_metadata["unirouter"]
+        usage: Any = answer.usage_metadata
+        chosen[decision["model"]] += 1
         scores.append(re.search(example.reference, answer.text) is not None)
         costs.append(1000 * prices[decision["model"]].cost(Usage(usage["input_tokens"], usage["output_tokens"])))
         if len(scores) <= SHOWN:
@@ -104,6 +117,7 @@ def main() -> None:
                 f"          {decision['model']}: expected error {decision['expected_error']:.2f} ± "
                 f"{decision['expected_error_std']:.2f} at cost {decision['expected_cost']:.3g}"
             )
+    print(f"   All {len(test)}: {', '.join(f'{count} by {name}' for name, count in chosen.most_common())}.")
 
     print("\n5. The same questions, each sent to every model:")
     alone = {name: result_of(profile_of(name, test)) for name in models}

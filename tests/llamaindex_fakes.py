@@ -1,7 +1,8 @@
-"""Stand-ins for LlamaIndex: an LLM and an embedding model that behave as real ones do, and watchers of what happens."""
+"""Stand-ins for LlamaIndex: an LLM and an embedding model that behave like real ones, and watchers of what happens."""
 
 import asyncio
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -21,6 +22,8 @@ from llama_index.core.llms.llm import ToolSelection
 from pydantic import Field, PrivateAttr
 from typing_extensions import override
 
+from unirouter_integrations import UniRouter
+
 Reply = Callable[[Sequence[ChatMessage]], str]
 
 
@@ -28,7 +31,8 @@ class Fake(FunctionCallingLLM):
     """Answers with its name and the last message, word by word when streaming; a word is a token.
 
     With tools it calls the first one until a tool has answered, and like OpenAI's client it appends to the history that
-    it is given. It keeps what it was sent, holds a key, and may fail. A terse one repeats nothing of its input.
+    it is given. It keeps what it was sent, holds a key, and may fail. A terse one repeats nothing of its input. Its
+    provider adds `report` to the raw responses.
     """
 
     model_name: str
@@ -40,6 +44,7 @@ class Fake(FunctionCallingLLM):
     error: Exception | None = None
     reply: Reply | None = None
     terse: bool = False
+    report: dict[str, Any] = Field(default_factory=dict)
     _sent: list[list[ChatMessage]] = PrivateAttr(default_factory=list)
     _raws: list[Any] = PrivateAttr(default_factory=list)
     _closed: list[str] = PrivateAttr(default_factory=list)
@@ -98,7 +103,7 @@ class Fake(FunctionCallingLLM):
 
     def _response(self, message: ChatMessage, delta: str, read: int, written: int) -> ChatResponse:
         usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
-        self._raws.append({"model": self.model_name, "usage": usage})
+        self._raws.append({"model": self.model_name, "usage": usage, **self.report})
         return ChatResponse(
             message=message, delta=delta, raw=self._raws[-1], additional_kwargs={"own": self.model_name}
         )
@@ -274,6 +279,43 @@ def terse() -> dict[str, LLM]:
 def fakes(**settings: dict[str, Any]) -> dict[str, LLM]:
     """One for each model of the toy router."""
     return {name: Fake(model_name=name, **settings.get(name, {})) for name in ("abacus", "poet", "oracle")}
+
+
+def doubtful(router: UniRouter) -> UniRouter:
+    """The router with models that are better the more they cost, whatever the question; abacus is the cheapest."""
+    for name, score, cost in (("abacus", 0.7, 0.1), ("poet", 0.8, 2), ("oracle", 0.9, 5)):
+        router.register(router.profile(name, ["sum", "poem", "date"], [score] * 3, cost=cost))
+    router.cost_weight = 0.5
+    return router
+
+
+def excluded(kind: str, reason: str, *names: str) -> list[dict[str, str]]:
+    """These models, excluded for one reason, as the JSON of a decision has them."""
+    return [{"model": name, "kind": kind, "reason": reason} for name in names]
+
+
+class Service:
+    """An embedding service that works like the toy embedder, until it fails or `answers` is cleared."""
+
+    name = "service"
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.answers = threading.Event()
+        self.answers.set()
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """Embed texts, once it answers."""
+        self.answers.wait()
+        if self.error is not None:
+            raise self.error
+        return toy_embed(texts)
+
+    async def aembed(self, texts: Sequence[str]) -> Any:
+        """Embed texts, or never answer."""
+        if not self.answers.is_set():
+            await asyncio.Event().wait()
+        return self.embed(texts)
 
 
 def word_counter() -> TokenCountingHandler:

@@ -66,6 +66,7 @@ def saved(path: Path, **models: tuple[list[float], float]) -> Path:
 
 def test_evaluate_prints_the_table_and_writes_the_page(records: Path, tmp_path: Path) -> None:
     """Two sets of outcomes (here the same file twice) give a table each, their average, and one page."""
+    pytest.importorskip("matplotlib")
     page, picture = tmp_path / "report.html", tmp_path / "areas.svg"
     methods = ["--methods", "unirouter, K-means (UniRoute), clairvoyant clusters"]
     files = ["--report", page, "--picture", picture]
@@ -78,6 +79,7 @@ def test_evaluate_prints_the_table_and_writes_the_page(records: Path, tmp_path: 
 
 def test_what_is_measured_can_be_read_by_programs(records: Path, tmp_path: Path) -> None:
     """Every figure of every split, and nothing else on the standard output."""
+    pytest.importorskip("matplotlib")
     picture = tmp_path / "areas.svg"
     options = ["--methods", "unirouter,random", "--sizes", "20,30", "--trials", 3, "--jobs", 1]
     (found,) = json.loads(run("evaluate", records, *options, "--json", "--picture", picture))
@@ -113,6 +115,7 @@ def test_costs_can_be_given(records: Path, tmp_path: Path) -> None:
 
 def test_report_shows_a_router_in_use(tmp_path: Path) -> None:
     """With prompts like those in use, or without; no prompt is in the page."""
+    pytest.importorskip("matplotlib")
     folder = saved(tmp_path / "router", poet=(toy_scores("sum"), 1), oracle=(toy_scores(), 5))
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("poem number SECRETWORD\nsum number i\n")
@@ -177,6 +180,8 @@ def test_diff_can_guard_a_deployment(tmp_path: Path) -> None:
 )
 def test_bad_input_is_a_message(arguments: list[str], message: str, records: Path, tmp_path: Path) -> None:
     """Not a traceback."""
+    if "--picture" in arguments:
+        pytest.importorskip("matplotlib")
     filled = [argument.format(records=records, folder=tmp_path) for argument in arguments]
     assert message in " ".join(run(*filled, ok=False).split())
 

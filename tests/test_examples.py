@@ -73,7 +73,9 @@ def test_the_main_example_routes_and_says_what_its_models_are() -> None:
     )
     assert len(shown) == 8
     assert all(grade == "right" and "I do not know" not in answer for grade, answer, _ in shown)
-    assert len({model for *_, model in shown}) >= 4
+    answered = {model: int(count) for count, model in re.findall(r"(\d+) by (\w+)", output)}
+    assert sum(answered.values()) == 56
+    assert {"abacus", "almanac", "metric", "scholar", "scribe"} <= set(answered)
     assert re.search(r"This was for scholar\. Now: scribe for cluster", output)
 
 
@@ -92,10 +94,9 @@ def test_the_questions_answered_are_unseen() -> None:
 
 
 def test_the_references_accept_right_answers_only() -> None:
-    """Each is a regular expression; the local programs that give up are wrong everywhere."""
+    """Each is a regular expression, which an answer that gives up does not match."""
     for line in map(json.loads, PROMPTS.read_text().splitlines()):
         assert not re.search(line["reference"], "I do not know how to answer that.")
-        assert not re.search(line["reference"], line["prompt"])
 
 
 def test_the_main_example_runs_with_real_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +118,7 @@ def test_the_main_example_runs_with_real_clients(tmp_path: Path, monkeypatch: py
         for name, value in {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "test", "NO_PROXY": "127.0.0.1"}.items():
             monkeypatch.setenv(name, value)
         models = ("openai:scholar=15,60", "openai:metric=0.5,1.5", "openai:scribe=1,3")
-        output = run("route_chat_calls", *(f"--model={model}" for model in models))
+        output = run("route_chat_calls", *(f"--model={model}" for model in models), "--budget=0.8")
     assert "LIVE models" in output
     assert asked == {"scholar", "metric", "scribe"}
     rows = table(output)

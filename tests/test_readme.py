@@ -1,16 +1,20 @@
-"""The README is true: its blocks run, and what it quotes is what its commands and blocks print."""
+"""The README is true: its blocks run, they print what it shows, and the names, files and options in it exist."""
 
 import asyncio
+import importlib
+import io
 import re
-import subprocess
-import sys
+import tomllib
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
 
+from unirouter_integrations.cli import main
+
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -18,8 +22,10 @@ def blocks(language: str) -> list[str]:
 
 
 @pytest.fixture
-def event_loop_that_is_closed() -> Iterator[None]:
+def llamaindex_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """LlamaIndex takes the thread's event loop where it is called synchronously, and does not close it."""
+    settings = pytest.importorskip("llama_index.core").Settings
+    monkeypatch.setattr(settings, "_llm", settings._llm)
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     yield
@@ -27,59 +33,71 @@ def event_loop_that_is_closed() -> Iterator[None]:
     asyncio.set_event_loop(None)
 
 
-@pytest.mark.usefixtures("event_loop_that_is_closed")
-def test_every_python_block_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One after the other, as a reader would paste them."""
-    pytest.importorskip("llama_index.core")
+@pytest.mark.usefixtures("llamaindex_as_before")
+def test_every_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, as a reader would paste them. Profiling prints what is shown, word for word."""
     pytest.importorskip("langchain")
     monkeypatch.chdir(tmp_path)
     found = blocks("python")
     assert len(found) == 16
+    printed = {}
     namespace: dict[str, object] = {}
     for block in found:
-        exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
+        with redirect_stdout(io.StringIO()) as output:
+            exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
+        printed[block] = output.getvalue()
     assert sorted(file.name for file in (tmp_path / "router").iterdir()) == ["router.json", "router.safetensors"]
+    (profiling,) = [output for block, output in printed.items() if "profile_model(" in block]
+    (shown,) = [block for block in blocks("text") if "answers are in the journal" in block]
+    assert profiling == shown
+    (failing,) = [output for block, output in printed.items() if "failing.n_calls" in block]
+    assert re.findall(r"\['(\w+)'\]|^(\d)$", failing, re.MULTILINE) == [
+        *[("failed", "")] * 3,
+        *[("cooling_down", "")] * 2,
+        ("", "3"),
+    ]
 
 
-def test_what_profiling_is_said_to_print_is_what_it_prints(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Word for word."""
-    monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {}
-    for block in blocks("python"):
-        capsys.readouterr()
-        exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
-        if "profile_model(" in block:
-            break
-    (printed,) = [block for block in blocks("text") if "answers are in the journal" in block]
-    assert capsys.readouterr().out == printed
-
-
-def test_the_table_of_the_example_is_what_it_prints() -> None:
-    """The figures of the README's first command."""
-    script = ROOT / "examples" / "route_chat_calls.py"
-    printed = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True).stdout
-    (table,) = [block for block in blocks("text") if "accuracy" in block]
-    assert table in printed
-
-
-def test_the_shell_blocks_name_files_and_options_that_exist() -> None:
-    """The two set-up commands stand first; CI runs them as they are. The examples they name are there."""
-    run, test, real, commands, _embedders, _export, measure = blocks("sh")
-    assert run.startswith("python3 -m venv .venv && .venv/bin/pip install")
-    assert test.startswith("python3 -m venv .venv && .venv/bin/pip install")
+def test_the_two_commands_stand_first() -> None:
+    """CI runs them as they are: the main example, and the tests."""
+    run, test, *_ = blocks("sh")
+    for command in (run, test):
+        assert command.startswith("python3 -m venv .venv && .venv/bin/pip install")
+        assert len(command.splitlines()) == 1
+    assert run.strip().endswith("examples/route_chat_calls.py")
     assert test.strip().endswith("-m pytest")
-    for script in re.findall(r"examples/\w+\.py", README):
-        assert (ROOT / script).is_file()
-    assert "--model openai:gpt-5-nano=0.05,0.40" in real
-    assert measure.startswith("unirouter evaluate ")
-    sources = "".join(file.read_text() for file in (ROOT / "unirouter_integrations" / "cli").glob("*.py"))
-    for option in re.findall(r"--[\w-]+", commands + measure):
-        assert f'"{option}"' in sources
 
 
-def test_links_lead_to_files() -> None:
-    """Those that do not leave the repository."""
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
-        assert (ROOT / target).is_file()
+def test_commands_and_their_options_exist() -> None:
+    """Wherever `unirouter` is called, in a block or in a sentence."""
+    called = re.findall(r"(?:^|`)unirouter ([a-z]+) ?([^`#]*?)(?:`| +#|$)", README, re.MULTILINE)
+    assert {name for name, _ in called} == main.commands.keys() - {"register"}  # of which only the name is mentioned
+    for name, arguments in called:
+        options = {option for parameter in main.commands[name].params for option in parameter.opts} | {"--help"}
+        assert set(re.findall(r"(?<!\S)--?[a-z][\w-]*", arguments)) <= options
+
+
+def test_files_and_links_exist() -> None:
+    """Those of the repository."""
+    named = re.findall(r"(?:examples|benchmarks)/\w+\.py", README)
+    linked = re.findall(r"\]\((?!https?:)([^)]+)\)", README)
+    assert named
+    assert [name for name in [*named, *linked] if not (ROOT / name).is_file()] == []
+
+
+def test_extras_exist() -> None:
+    """Each that the README installs."""
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = re.findall(r"(?:unirouter-integrations|\.)\[([\w-]+)\]", README)
+    assert named
+    assert set(named) <= known.keys()
+
+
+def test_imports_outside_of_python_blocks_exist() -> None:
+    """In blocks that need Ray or a download, and in sentences: modules and names."""
+    pytest.importorskip("langchain_core")
+    pytest.importorskip("llama_index.core")
+    for module, names in re.findall(r"from (unirouter_integrations[\w.]*) import (\w+(?:, \w+)*)", README):
+        assert [name for name in names.split(", ") if not hasattr(importlib.import_module(module), name)] == []
+    for module in re.findall(r"`(unirouter_integrations\.[\w.]+)`", README):
+        importlib.import_module(module)

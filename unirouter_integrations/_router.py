@@ -160,9 +160,9 @@ class UniRouter:
         return MappingProxyType(self._state.pool.sorted_profiles)
 
     def __repr__(self) -> str:
-        pool, estimator, weight = self._state.pool, self._state.estimator, self._state.cost_weight
-        models = list(pool.names)
-        return f"UniRouter({pool.clusters!r}, {models=}, {estimator=}, cost_weight={weight:g})"
+        state = self._state
+        models, estimator = list(state.pool.names), state.estimator
+        return f"UniRouter({state.pool.clusters!r}, {models=}, {estimator=}, cost_weight={state.cost_weight:g})"
 
     def __getstate__(self) -> dict[str, Any]:
         """What a copy has, and what is sent to worker processes: neither lock nor observers nor learning."""

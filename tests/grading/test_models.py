@@ -41,7 +41,7 @@ def settings(model: ModelLike) -> str:
             SimpleNamespace(input_tokens=7, output_tokens=3, input_tokens_details=SimpleNamespace(cached_tokens=5)),
             Usage(7, 3, 5),
         ),
-        # Anthropic counts what was written to and read from the cache beside the rest.
+        # Anthropic counts the tokens written to and read from the cache separately.
         (
             SimpleNamespace(
                 input_tokens=7, output_tokens=3, cache_read_input_tokens=5, cache_creation_input_tokens=100
@@ -52,7 +52,7 @@ def settings(model: ModelLike) -> str:
             {"input_tokens": 7, "output_tokens": 3, "input_token_details": {"cache_read": 5, "cache_creation": 1}},
             Usage(7, 3, 5),
         ),
-        # Google counts thoughts beside the candidates.
+        # Google counts thoughts separately from candidates.
         (
             SimpleNamespace(
                 prompt_token_count=7, candidates_token_count=3, thoughts_token_count=9, cached_content_token_count=5
@@ -69,7 +69,7 @@ def settings(model: ModelLike) -> str:
     ],
 )
 def test_the_tokens_of_many_providers(report: object, usage: Usage | None) -> None:
-    """Read ones with the cached ones among them, written ones with the thoughts; None where nothing is said."""
+    """Tokens read include cached ones, tokens written include thoughts; None if no tokens are reported."""
     assert usage_of(report) == usage
 
 
@@ -88,8 +88,8 @@ async def test_callables_of_every_kind() -> None:
 
     for model in (now, awaited, Callable_(), partial(now), partial(awaited), lambda prompt: awaited(prompt)):  # noqa: PLW0108
         assert await as_model(model)(QUESTION) == Answer("to What is 2 times 3?")
-    said = Answer("6", Usage(1, 2, 3), ({"name": "multiply", "args": {"a": 2, "b": 3}},), 4.0)
-    assert await as_model(lambda prompt: said)(QUESTION) is said
+    answer = Answer("6", Usage(1, 2, 3), ({"name": "multiply", "args": {"a": 2, "b": 3}},), 4.0)
+    assert await as_model(lambda prompt: answer)(QUESTION) is answer
 
 
 async def test_what_a_parser_made_of_the_text_is_json() -> None:
@@ -106,11 +106,11 @@ async def test_what_a_parser_made_of_the_text_is_json() -> None:
         (Product(value=6), '{"value": 6}'),
     ]
     for output, text in outputs:
-        assert (await as_model(lambda prompt, output=output: output)(QUESTION)).text == text
+        assert (await as_model(partial(lambda result, prompt: result, output))(QUESTION)).text == text
 
 
 def test_synchronous_models_are_called_at_the_same_time(router: UniRouter) -> None:
-    """As many as max_concurrency says, in threads: all 64 have to meet."""
+    """They are called in as many threads as max_concurrency: all 64 have to meet."""
     meeting = threading.Barrier(64, timeout=60)
 
     def model(prompt: str) -> str:
@@ -134,7 +134,9 @@ def test_what_is_no_model_is_refused(model: Any) -> None:
 
 async def test_a_chat_model() -> None:
     """Its text, its tokens and its tool calls."""
-    fakes = pytest.importorskip("unirouter_integrations.testing")
+    pytest.importorskip("langchain_core")
+    from unirouter_integrations import testing as fakes
+
     assert await as_model(fakes.ChatFake(model="mini"))(QUESTION) == Answer("mini: What is 2 times 3?", Usage(5, 6))
 
     def multiply(a: int, b: int) -> int:
@@ -149,12 +151,14 @@ async def test_a_chat_model() -> None:
     assert model_name(bound) == "mini"
 
 
-async def test_a_chain_with_a_parser_still_tells_its_tokens() -> None:
-    """Those of all the models in it, whatever it ends in."""
-    fakes = pytest.importorskip("unirouter_integrations.testing")
+async def test_the_tokens_of_a_chain_with_a_parser_are_known() -> None:
+    """They are those of all models in the chain, whatever its last step is."""
+    pytest.importorskip("langchain_core")
     from langchain_core.output_parsers import StrOutputParser
     from langchain_core.prompts import ChatPromptTemplate
     from langchain_core.runnables import RunnableLambda
+
+    from unirouter_integrations import testing as fakes
 
     prompt = ChatPromptTemplate.from_template("Be brief. {question}")
     chain: Any = prompt | fakes.ChatFake(model="mini") | StrOutputParser()
@@ -256,7 +260,7 @@ def test_a_llamaindex_llm_that_is_only_synchronous_does_not_hold_up_the_others(r
     assert profile.metadata["tokens"] == {"input_tokens": 28, "output_tokens": 4, "cached_tokens": 0}
 
 
-async def test_a_query_engine_tells_the_tokens_of_all_calls_in_it() -> None:
+async def test_the_tokens_of_a_query_engine_are_those_of_all_calls_in_it() -> None:
     """Each call once, of this query only, though others run at the same time."""
     pytest.importorskip("llama_index.core")
     from llama_index.core.query_engine import CustomQueryEngine

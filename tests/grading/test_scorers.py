@@ -244,7 +244,7 @@ async def test_wrong(name: str, text: str, reference: Any) -> None:
     ],
 )
 async def test_tool_calls(made: list[tuple[str, Any]], right: bool) -> None:  # noqa: FBT001
-    """The same calls, as often, with equal arguments, in any order; ids and the text beside them do not count."""
+    """The same calls, as often, with equal arguments, in any order; ids and the text of the answer do not count."""
     reference = [{"name": "look_up", "args": {"city": "Paris", "days": 1}}, {"name": "add"}]
     calls = tuple({"name": name, "args": args, "id": "call_1"} for name, args in made)
     scorer = as_scorer("tool_calls")
@@ -295,7 +295,7 @@ async def test_only_what_is_free_is_checked() -> None:
 
 @given(name=st.sampled_from(sorted(REFERENCES)), text=st.text(st.characters(codec=None), max_size=200))
 def test_any_answer_is_graded(name: str, text: str) -> None:
-    """Whatever characters it holds, an answer is right or wrong."""
+    """An answer with any characters is right or wrong."""
     assert asyncio.run(value(name, text, REFERENCES[name])) in {0, 1}
 
 
@@ -434,17 +434,18 @@ async def test_what_a_judge_sees() -> None:
     assert first.encode()
 
 
-async def test_a_judge_can_be_told_from_the_model_under_test() -> None:
-    """The model is there to compare; the name tells the judge and its rubric apart, and is the same every time."""
+async def test_a_judge_can_be_compared_with_the_model_under_test() -> None:
+    """Its model is known, and its name identifies the judge and the rubric."""
     model = chat("Score: 1")
-    assert judge(model, price=PRICE).model is model
-    assert judge(model, price=PRICE).name == judge(chat("Score: 1"), price=Price(0, 0)).name
-    assert judge(model, price=PRICE).name.startswith("judge:judge-1:")
-    assert judge(model, price=PRICE).name != judge(model, price=PRICE, rubric="Politeness.").name
+    scorer = judge(model, price=PRICE)
+    assert scorer.name == judge(chat("Score: 1"), price=Price(0, 0)).name
+    assert scorer.name.startswith("judge:judge-1:")
+    assert scorer.name != judge(model, price=PRICE, rubric="Politeness.").name
+    assert scorer.model is model
 
 
 async def test_what_a_judge_costs_is_known() -> None:
-    """A judge that does not report its tokens must be said to be free."""
+    """A judge that does not report its tokens must be declared free."""
     silent = chat("Score: 1", tokens=None)
     with pytest.raises(InvalidInputError, match=r"'judge-1' does not report how many tokens .* price=Price\(0, 0\)"):
         await value(judge(silent, price=PRICE), "Paris")
@@ -621,7 +622,7 @@ def length_scorer(limit: int) -> Callable[[Answer, Example], bool]:
     return lambda answer, example: len(answer.text) < limit
 
 
-def test_the_name_of_a_callable_tells_it_from_another() -> None:
+def test_different_callables_have_different_names() -> None:
     """Grades in a journal are found by it: other code or another setting is another name, the same is the same."""
     first, second = (lambda answer, example: True), (lambda answer, example: False)
     names = [as_scorer(scorer).name for scorer in (first, second, length_scorer(1), length_scorer(2), print)]
@@ -632,7 +633,7 @@ def test_the_name_of_a_callable_tells_it_from_another() -> None:
 
 
 def test_what_is_no_scorer() -> None:
-    """The error says what is."""
+    """The error names what is one."""
     with pytest.raises(
         InvalidInputError,
         match=r"name of a scorer should be one of 'exact', 'choice', 'number'.* is 'exakt'\. Did you mean 'exact'",
@@ -643,7 +644,7 @@ def test_what_is_no_scorer() -> None:
     with pytest.raises(InvalidInputError, match=r"length_scorer' should be callable as f\(answer, example\)"):
         as_scorer(length_scorer)
     with pytest.raises(InvalidInputError, match="int is not a scorer"):
-        as_scorer(1)
+        as_scorer(1)  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match=r"Chat is not a scorer.*judge\(model"):
         as_scorer(chat("Score: 1"))
 

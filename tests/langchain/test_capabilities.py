@@ -114,10 +114,11 @@ def test_a_model_without_tools_is_left_out_with_the_reason(router: UniRouter) ->
         answer = bound.invoke("sum number 1 2")
     noted = answer.response_metadata["unirouter"]
     assert noted["model"] == "oracle"
-    assert noted["excluded"] == {"abacus": "it takes no tools"}
+    expected = [{"model": "abacus", "kind": "incapable", "reason": "it takes no tools"}]
+    assert noted["excluded"] == expected
     metadata = (runs.traced_runs[0].extra or {})["metadata"]
     assert metadata["unirouter_model"] == "oracle"
-    assert metadata["unirouter_excluded"] == {"abacus": "it takes no tools"}
+    assert metadata["unirouter_excluded"] == expected
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,9 @@ def test_input_a_model_cannot_take_goes_elsewhere(
     assert llm.invoke("sum number i").response_metadata["unirouter"]["model"] == "abacus"
     noted = llm.invoke([HumanMessage([{"type": "text", "text": "sum number i"}, block])]).response_metadata["unirouter"]
     assert noted["model"] == "oracle"
-    assert reason in noted["excluded"]["abacus"]
+    (excluded,) = noted["excluded"]
+    assert (excluded["model"], excluded["kind"]) == ("abacus", "incapable")
+    assert reason in excluded["reason"]
 
 
 def test_a_call_that_no_model_can_take_is_a_clear_error(router: UniRouter) -> None:
@@ -226,13 +229,28 @@ async def test_the_v3_stream_is_the_chosen_models(llm: ChatUniRouter) -> None:
 
 def test_long_input_is_measured_without_a_tokenizer(router: UniRouter) -> None:
     """A megabyte, at four characters a token."""
-    llm = ChatUniRouter(router=router, models=fakes(abacus={"max_input_tokens": 1000}))
-    noted = llm.invoke("sum " * 250_000).response_metadata["unirouter"]
+    models = {name: ChatFake(model=name, replies=["ok"]) for name in router.models}
+    models["abacus"] = ChatFake(model="abacus", replies=["ok"], profile={"max_input_tokens": 1000})
+    noted = ChatUniRouter(router=router, models=models).invoke("sum " * 250_000).response_metadata["unirouter"]
     assert noted["model"] == "oracle"
-    assert noted["excluded"] == {"abacus": "its input is limited to 1,000 tokens, and this one has about 250,000"}
+    (excluded,) = noted["excluded"]
+    assert excluded["reason"] == "its input is limited to 1,000 tokens, and this one has about 250,000"
 
 
-def test_models_may_be_named_as_init_chat_model_names_them(router: UniRouter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_input_that_is_too_long_for_all_goes_to_those_with_the_highest_limit(router: UniRouter) -> None:
+    """Lengths are estimates, and limits often defaults; a model that states none may always take it."""
+    limits = {"abacus": 100, "poet": 200, "oracle": 200}
+    llm = ChatUniRouter(router=router, models=fakes(**{name: {"max_input_tokens": n} for name, n in limits.items()}))
+    noted = llm.invoke("sum number " * 100).response_metadata["unirouter"]
+    assert (noted["model"], [each["model"] for each in noted["excluded"]]) == ("oracle", ["abacus"])
+    llm.models["poet"] = ChatFake(model="poet")
+    noted = llm.invoke("sum number " * 100).response_metadata["unirouter"]
+    assert (noted["model"], [each["model"] for each in noted["excluded"]]) == ("poet", ["abacus", "oracle"])
+    (alone,) = (ChatUniRouter(router=router, models=fakes(abacus={"max_input_tokens": 5})),)
+    assert alone.invoke("sum number " * 100, model="abacus").response_metadata["unirouter"]["model"] == "abacus"
+
+
+def test_models_may_be_named_for_init_chat_model(router: UniRouter, monkeypatch: pytest.MonkeyPatch) -> None:
     """Made at once; without langchain the message says what to install."""
     pytest.importorskip("langchain_openai")
     monkeypatch.setenv("OPENAI_API_KEY", "test")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -248,6 +249,34 @@ def test_settings_that_only_the_models_can_have_are_refused(router: UniRouter, s
         ChatUniRouter(router=router, models=models, **setting)
 
 
+def test_a_misspelt_argument_is_an_error(router: UniRouter) -> None:
+    """With the nearest name, of the constructor as of a call; other settings of LangChain's are not ours to check."""
+    models = {name: Echo(model_name=name) for name in router.models}
+    misspelt: dict[str, Any] = {"cost_wieght": 1}
+    with pytest.raises(ValueError, match=r"ChatUniRouter has no 'cost_wieght'.* Did you mean 'cost_weight'"):
+        ChatUniRouter(router=router, models=models, **misspelt)
+    llm = ChatUniRouter(router=router, models=models)
+    with pytest.raises(InvalidInputError, match=r"A call has no 'unirouter_amnog'.* Did you mean 'unirouter_among'"):
+        llm.invoke("a poem", {"configurable": {"unirouter_amnog": ["poet"]}})
+    with pytest.raises(InvalidInputError, match="A call has no 'unirouter_zzz'"):
+        llm.batch(["a poem"], {"configurable": {"unirouter_zzz": 1}})
+    assert llm.invoke("a poem", {"configurable": {"thread_id": "1", "cost_wieght": 1}}).text == "poet a poem"
+
+
+def test_the_standard_model_arguments_are_accepted_and_have_no_effect(
+    router: UniRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As they are the models' own; that they have none is logged, without their values."""
+    models = {name: Echo(model_name=name) for name in router.models}
+    standard: dict[str, Any] = {"temperature": 1.5, "max_tokens": 77, "timeout": 7, "stop": ["poem"], "max_retries": 7}
+    with caplog.at_level(logging.INFO, "unirouter_integrations"):
+        llm = ChatUniRouter(router=router, models=models, api_key="SECRET", model="gpt", **standard)
+    assert llm.invoke("a poem").text == "poet a poem"
+    (message,) = caplog.messages
+    assert "'max_tokens', 'model', 'stop', 'temperature', 'timeout'] has no effect; set it on its models" in message
+    assert "SECRET" not in message + repr(llm)
+
+
 async def test_closing_a_stream_early_closes_that_of_the_model(router: UniRouter) -> None:
     """At once, so that no connection outlives a cancelled request."""
     closed = []
@@ -363,7 +392,7 @@ def test_the_cost_weight_may_be_the_chat_models_own(router: UniRouter) -> None:
     router.cost_weight = 5
     assert follows.invoke("a date").text == "abacus a date"
     for weight in (-1, float("nan")):
-        with pytest.raises(ValueError, match="cost_weight should be a number of at least 0 or None"):
+        with pytest.raises(ValueError, match="cost_weight should be a number of at least 0, but is"):
             ChatUniRouter(router=router, models=models, cost_weight=weight)
 
 

@@ -68,7 +68,7 @@ def test_a_loop_of_tool_calls_stays_with_its_model(router: UniRouter) -> None:
     llm = chat(router)
     asked: list[BaseMessage] = [HumanMessage("sum number i")]
     call = llm.invoke(asked).model_copy(update={"tool_calls": [{"name": "f", "args": {}, "id": "1"}]})
-    router.register(router.profile("bargain", ["sum", "poem", "date"], [0, 0, 0], cost=0))
+    router.register(router.profile("bargain", ["sum", "poem", "date"], [1, 1, 1], cost=0))
     llm.models["bargain"] = ChatFake(model="bargain")
     going_on = [*asked, call, ToolMessage("42", tool_call_id="1")]
     assert chosen(llm.invoke(going_on)) == "abacus"

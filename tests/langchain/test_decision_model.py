@@ -51,7 +51,7 @@ async def test_it_answers_with_the_routers_choice(router: UniRouter, state: Any)
 def test_its_confidence_falls_where_the_errors_are_uncertain(router: UniRouter) -> None:
     """Of two models alike that were graded on few prompts, either may be the better one."""
     for name, cost in (("ann", 1.0), ("bob", 1.1)):
-        router.register(router.profile(name, ["poem", "poem"], [0, 1], cost=cost))
+        router.register(router.profile(name, ["poem", "poem"], [1, 0], cost=cost))
     model, request = asked(router)
     request["questions"]["who"].criteria = {"ann": None, "bob": None}
     assert model.invoke(request).choices["who"].confidence == pytest.approx(0.5, abs=0.1)

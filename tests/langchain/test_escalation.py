@@ -15,7 +15,7 @@ from unirouter_integrations.testing import ChatFake
 
 
 def chat(router: UniRouter, escalate: Any, **replies: str) -> ChatUniRouter:
-    """The cheap one is chosen; the others are better, and dearer."""
+    """The cheap one is chosen; the others are better, and more expensive."""
     models = {name: ChatFake(model=name, replies=[replies.get(name, name)]) for name in ("cheap", "good", "best")}
     return ChatUniRouter(router=router, models=models, escalate=escalate, cost_weight=0.5)
 
@@ -24,18 +24,19 @@ def chat(router: UniRouter, escalate: Any, **replies: str) -> ChatUniRouter:
 def router(router: UniRouter) -> UniRouter:
     prompts = ["sum", "poem", "date"]
     for name, error, cost in (("cheap", 0.3, 0.1), ("good", 0.2, 2), ("best", 0.1, 5)):
-        router.register(router.profile(name, prompts, [error] * 3, cost=cost))
+        router.register(router.profile(name, prompts, [1 - error] * 3, cost=cost))
     for name in ("abacus", "poet", "oracle"):
         router.unregister(name)
     return router
 
 
-def noted(answer: AIMessage) -> tuple[str, dict[str, str]]:
+def noted(answer: AIMessage) -> tuple[str, dict[str, tuple[str, str]]]:
+    """The model, and the kind and the reason of the exclusion of each other one."""
     decision = answer.response_metadata["unirouter"]
-    return decision["model"], decision.get("excluded", {})
+    return decision["model"], {each["model"]: (each["kind"], each["reason"]) for each in decision.get("excluded", ())}
 
 
-FAILED = "its answer did not pass"
+REJECTED = ("rejected", "its answer did not pass")
 
 
 async def test_an_answer_that_does_not_pass_goes_on(router: UniRouter) -> None:
@@ -47,16 +48,16 @@ async def test_an_answer_that_does_not_pass_goes_on(router: UniRouter) -> None:
         return answer.text == "good"
 
     llm = chat(router, check)
-    assert noted(llm.invoke("sum")) == ("good", {"cheap": FAILED})
-    assert noted(await llm.ainvoke("sum")) == ("good", {"cheap": FAILED})
-    assert noted(llm.batch(["sum", "poem"])[1]) == ("good", {"cheap": FAILED})
+    assert noted(llm.invoke("sum")) == ("good", {"cheap": REJECTED})
+    assert noted(await llm.ainvoke("sum")) == ("good", {"cheap": REJECTED})
+    assert noted(llm.batch(["sum", "poem"])[1]) == ("good", {"cheap": REJECTED})
     assert checked[:2] == ["sum: cheap", "sum: good"]
     checked.clear()
     llm = chat(router, lambda answer, example: checked.append(answer.text))  # None: it cannot tell
     assert noted(llm.invoke("sum")) == ("cheap", {})
     assert checked == ["cheap"]
     never = chat(router, lambda answer, example: False)
-    assert noted(never.invoke("sum")) == ("best", {"cheap": FAILED, "good": FAILED})
+    assert noted(never.invoke("sum")) == ("best", {"cheap": REJECTED, "good": REJECTED})
     assert router.stats().fallbacks > 0
 
 
@@ -129,7 +130,7 @@ def test_what_has_no_text_or_has_begun_is_not_checked(router: UniRouter) -> None
     assert next(llm.stream("sum")).response_metadata["unirouter"]["model"] == "cheap"
     for wrong, said in (
         ("contains", "needs a reference, .* escalate by confidence or"),
-        ("nope", "There is no scorer"),
+        ("nope", "The name of a scorer should be one of .* but is 'nope'"),
     ):
         with pytest.raises(ValueError, match=said):
             chat(router, wrong)

@@ -32,12 +32,16 @@ def chat(router: UniRouter, *failing: str, error: Exception | None = None, **fie
     return ChatUniRouter(router=router, models=models, **fields)
 
 
-def noted(answer: BaseMessage) -> tuple[str, dict[str, str]]:
+Excluded = dict[str, tuple[str, str]]
+"""The kind and the reason of the exclusion of each model."""
+
+
+def noted(answer: BaseMessage) -> tuple[str, Excluded]:
     decision = answer.response_metadata["unirouter"]
-    return decision["model"], decision.get("excluded", {})
+    return decision["model"], {each["model"]: (each["kind"], each["reason"]) for each in decision.get("excluded", ())}
 
 
-FAILED = {"poet": "it failed with Limited"}
+FAILED = {"poet": ("failed", "it failed with Limited")}
 
 
 async def test_the_next_best_takes_over(router: UniRouter) -> None:
@@ -52,9 +56,12 @@ async def test_the_next_best_takes_over(router: UniRouter) -> None:
         *[chunk async for chunk in llm.astream("poem")][:1],
         llm.generate([[HumanMessage("poem")]]).generations[0][0].message,  # type: ignore[union-attr]
     ]
-    # After three failures in a row it rests and is not even asked.
+    # After three failures in a row it cools down and is not even asked.
     assert [noted(answer) for answer in answers[:3]] == [("oracle", FAILED)] * 3
-    assert all("rests for" in noted(answer)[1]["poet"] for answer in answers[3:])
+    for answer in answers[3:]:
+        kind, reason = noted(answer)[1]["poet"]
+        assert kind == "cooling_down"
+        assert reason.startswith("it failed recently and is cooling down for ")
     assert {noted(answer)[0] for answer in answers} == {"oracle"}
     assert llm.models["poet"].n_calls == 3
 
@@ -69,7 +76,7 @@ def test_each_that_fails_is_left_out(router: UniRouter) -> None:
 
 @pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("x")])
 async def test_other_errors_are_raised_as_they_come(router: UniRouter, error: Exception) -> None:
-    """And nobody else is asked."""
+    """And no other model is asked."""
     llm = chat(router, "poet", error=error)
     for call in (lambda: llm.invoke("poem"), lambda: list(llm.stream("poem"))):
         with pytest.raises(type(error)) as caught:
@@ -103,15 +110,45 @@ async def test_a_stream_that_has_begun_is_not_begun_again(router: UniRouter) -> 
 
 
 def test_what_was_asked_for_by_name_is_not_replaced(router: UniRouter) -> None:
-    """Neither a forced model nor the one that has begun a loop of tool calls."""
+    """A forced model is not, however it is forced."""
     llm = chat(router, "poet")
     with pytest.raises(Limited):
         llm.invoke("poem", model="poet")
-    call = AIMessage(
-        "", tool_calls=[{"name": "f", "args": {}, "id": "1"}], response_metadata={"unirouter": {"model": "poet"}}
-    )
-    with pytest.raises(Limited):
-        llm.invoke([HumanMessage("poem"), call, ToolMessage("1", tool_call_id="1")])
+    forced: list[Any] = [{"unirouter_model": "poet"}, {"unirouter_among": ["poet"]}]
+    for options in forced:
+        with pytest.raises(Limited):
+            llm.invoke("poem", {"configurable": options})
+    assert llm.models["oracle"].n_calls == 0
+
+
+CALL = AIMessage(
+    "", tool_calls=[{"name": "f", "args": {}, "id": "1"}], response_metadata={"unirouter": {"model": "poet"}}
+)
+LOOP = [HumanMessage("poem"), CALL, ToolMessage("1", tool_call_id="1")]
+
+
+async def test_a_model_that_fails_in_a_loop_of_tool_calls_is_replaced(router: UniRouter) -> None:
+    """By the next best one, now and awaited; until it fails it goes on, even while it cools down."""
+    llm = chat(router, "poet")
+    for answer in (llm.invoke(LOOP), await llm.ainvoke(LOOP), next(llm.stream(LOOP)), llm.invoke(LOOP)):
+        assert noted(answer) == ("oracle", FAILED)
+    assert llm.models["poet"].n_calls == 4
+    llm.models["poet"].error = None
+    assert noted(llm.invoke(LOOP)) == ("poet", {})
+
+
+def test_a_thread_moves_on_when_its_model_fails_and_while_it_cools_down(router: UniRouter) -> None:
+    """It comes back when the model does."""
+    llm = chat(router, "poet", sticky="thread")
+    history = [HumanMessage("poem"), CALL.model_copy(update={"tool_calls": []}), HumanMessage("sum")]
+    for _ in range(3):
+        assert noted(llm.invoke(history)) == ("abacus", FAILED)
+    llm.models["poet"].error = None
+    model, excluded = noted(llm.invoke(history))
+    assert (model, excluded["poet"][0]) == ("abacus", "cooling_down")
+    assert llm.models["poet"].n_calls == 3
+    fresh = chat(router, sticky="thread")
+    assert noted(fresh.invoke(history)) == ("poet", {})
 
 
 def test_every_attempt_is_one_run_and_tokens_count_once(router: UniRouter) -> None:
@@ -140,7 +177,7 @@ def test_tools_and_schemas_are_bound_to_the_one_that_takes_over(router: UniRoute
     assert structured.invoke("poem 3") == {"n": 3}
 
 
-def test_a_rested_model_is_tried_again(router: UniRouter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_has_cooled_down_is_tried_again(router: UniRouter, monkeypatch: pytest.MonkeyPatch) -> None:
     """By one call, and if that is answered it is back; the copies with tools share what is known."""
     llm = chat(router, "poet", cooldown=30)
     llm.models["poet"].n_errors = 3
@@ -148,13 +185,16 @@ def test_a_rested_model_is_tried_again(router: UniRouter, monkeypatch: pytest.Mo
     for _ in range(3):
         llm.invoke("poem")
     now = time.monotonic()
-    assert "rests for 30 s" in copy.invoke("poem").response_metadata["unirouter"]["excluded"]["poet"]
+    assert noted(copy.invoke("poem"))[1]["poet"] == (
+        "cooling_down",
+        "it failed recently and is cooling down for 30 s",
+    )
     monkeypatch.setattr(time, "monotonic", lambda: now + 31)
     assert noted(llm.invoke("poem")) == ("poet", {})
     assert noted(llm.invoke("poem")) == ("poet", {})
 
 
-def test_where_all_rest_one_is_tried(router: UniRouter) -> None:
+def test_where_all_cool_down_one_is_tried(router: UniRouter) -> None:
     """Better an error of a provider than one of ours."""
     llm = chat(router, *NAMES)
     for _ in range(3):
@@ -166,7 +206,7 @@ def test_where_all_rest_one_is_tried(router: UniRouter) -> None:
 
 
 class Refusing(ChatFake):
-    """Refuses, as OpenAI says it."""
+    """Refuses, as OpenAI reports it."""
 
     def _generate(self, *arguments: Any, **keywords: Any) -> ChatResult:
         result = super()._generate(*arguments, **keywords)
@@ -178,8 +218,8 @@ async def test_a_refusal_may_be_survived(router: UniRouter) -> None:
     """If that is asked for; if all refuse, the last refusal is the answer."""
     llm = chat(router, fallback="refusals")
     llm.models["poet"] = Refusing(model="poet")
-    assert noted(llm.invoke("poem")) == ("oracle", {"poet": "it refused"})
-    assert noted(await llm.ainvoke("poem")) == ("oracle", {"poet": "it refused"})
+    assert noted(llm.invoke("poem")) == ("oracle", {"poet": ("refused", "it refused")})
+    assert noted(await llm.ainvoke("poem")) == ("oracle", {"poet": ("refused", "it refused")})
     plain = llm.model_copy(update={"fallback": True})
     assert noted(plain.invoke("poem")) == ("poet", {})
     for name in NAMES:
@@ -236,7 +276,7 @@ async def test_without_an_embedding_the_default_answers(served: UniRouter, servi
     """And the decision says why; without a default the error is raised."""
     llm = chat(served, default="abacus")
     service.error = ConnectionError("away")
-    reason = "the prompt could not be embedded (ConnectionError)"
+    reason = ("not_embedded", "the prompt could not be embedded (ConnectionError)")
     async for answer in answered(llm):
         assert noted(answer) == ("abacus", {"poet": reason, "oracle": reason})
         assert answer.response_metadata["unirouter"]["familiarity"] == 0
@@ -252,7 +292,7 @@ async def test_a_slow_embedding_is_not_waited_for(served: UniRouter, service: Em
     service.seconds = 0.3
     async for answer in answered(llm):
         assert noted(answer)[0] == "abacus"
-        assert "TimeoutError" in noted(answer)[1]["poet"]
+        assert "TimeoutError" in noted(answer)[1]["poet"][1]
     among = {"configurable": {"unirouter_among": ["poet", "oracle"]}}
     assert noted(llm.invoke("poem", config=among)) == ("oracle", {})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"default should be one of the models, .*'oracle', but is 'bard'"):

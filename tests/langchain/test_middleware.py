@@ -1,6 +1,7 @@
 """The agent middleware, through the front door: `create_agent(..., middleware=[UniRouterMiddleware(...)])`."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import subprocess
@@ -9,9 +10,11 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
+from uuid import uuid4
 
+import numpy as np
 import pytest
-from conftest import TOY_PROMPTS, toy_embed, toy_scores
+from conftest import TOY_PROMPTS, blended_vectors, toy_embed, toy_scores
 from langchain_core.callbacks import BaseCallbackHandler, UsageMetadataCallbackHandler
 from langchain_core.embeddings import Embeddings
 from langchain_core.language_models import BaseChatModel, FakeListChatModel
@@ -23,7 +26,7 @@ from langchain_core.tools import tool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import BaseModel, Field
 
-from unirouter_integrations import InvalidInputError, NoModelError, UniRouter
+from unirouter_integrations import InvalidInputError, NoModelError, UniRouter, as_embedder
 
 pytest.importorskip("langchain.agents")
 
@@ -32,8 +35,7 @@ from langchain.agents.middleware import ModelFallbackMiddleware, wrap_model_call
 from langchain.agents.structured_output import ToolStrategy
 from langgraph.checkpoint.memory import InMemorySaver
 
-from unirouter_integrations.langchain import UniRouterMiddleware
-from unirouter_integrations.langchain import middleware as module
+from unirouter_integrations.langchain import UniRouterFeedback, UniRouterMiddleware
 from unirouter_integrations.testing import ChatFake
 
 USAGE: Any = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
@@ -104,7 +106,7 @@ def models(router: UniRouter) -> dict[str, Agentic]:
 
 def agent_of(router: UniRouter, models: Any, *, tools: Any = (), after: Any = (), **settings: Any) -> Any:
     """An agent whose own model always fails: whatever is answered was routed."""
-    own = {key: settings.pop(key) for key in ("cost_weight", "route_on") if key in settings}
+    own = {key: settings.pop(key) for key in ("cost_weight", "route_on", "fallback") if key in settings}
     never = Agentic(model_name="never", error=AssertionError("the agent's own model was called"))
     middleware: Any = [UniRouterMiddleware(router, models, **own), *after]
     return create_agent(never, list(tools), middleware=middleware, **settings)
@@ -128,7 +130,7 @@ async def test_each_question_goes_to_its_model_and_the_decision_is_in_the_result
         for result in (agent.invoke(asked(question)), await agent.ainvoke(asked(question))):
             assert answers(result) == [f"{name} {question}", f"{name} seen"]
             assert result["unirouter_route"] == router.route(question).as_dict()
-            assert {type(value) for value in result["unirouter_route"].values()} <= {str, int, float}
+            assert json.loads(json.dumps(result["unirouter_route"])) == result["unirouter_route"]
 
 
 async def test_the_async_agent_awaits_the_embedder(models: dict[str, Agentic]) -> None:
@@ -300,7 +302,7 @@ def test_the_context_of_a_run_may_bring_its_own_cost_weight(
 
     @dataclass
     class Context:
-        cost_weight: float | None = None
+        unirouter_cost_weight: float | None = None
         user: str = "me"
 
     agent = agent_of(router, models, route_on=route_on, cost_weight=0, context_schema=Context)
@@ -310,9 +312,99 @@ def test_the_context_of_a_run_may_bring_its_own_cost_weight(
         assert result["unirouter_route"]["model"] == name
     follows = agent_of(router, models, route_on=route_on)
     assert follows.invoke(asked("a date"))["unirouter_route"]["cost_weight"] == 5
-    assert follows.invoke(asked("a date"), context={"cost_weight": 2})["unirouter_route"]["cost_weight"] == 2
+    assert follows.invoke(asked("a date"), context={"unirouter_cost_weight": 2})["unirouter_route"]["cost_weight"] == 2
     with pytest.raises(InvalidInputError, match="cost_weight should be a number of at least 0, but is -1"):
         agent.invoke(asked("a date"), context=Context(-1))
+
+
+def test_a_run_may_have_options_in_any_kind_of_context(router: UniRouter, models: dict[str, Agentic]) -> None:
+    """With or without a dict of its attributes; what it leaves open, the config of the run may set."""
+
+    @dataclass(slots=True)
+    class Slots:
+        unirouter_among: list[str] | None = None
+        user: str = "me"
+
+    class Pydantic(BaseModel):
+        unirouter_model: str | None = None
+
+    agent = agent_of(router, models)
+    config = {"configurable": {"unirouter_model": "abacus"}}
+    for context, name in ((Slots(), "abacus"), (Pydantic(), "abacus"), ({}, "abacus"), (None, "abacus")):
+        assert agent.invoke(asked("a poem"), config, context=context)["unirouter_route"]["model"] == name
+    assert agent.invoke(asked("a poem"), context=Slots(["oracle", "abacus"]))["unirouter_route"]["model"] == "oracle"
+    both = agent.invoke(asked("a poem"), config, context=Pydantic(unirouter_model="oracle"))
+    assert both["unirouter_route"]["model"] == "oracle"
+    with pytest.raises(InvalidInputError, match=r"no 'unirouter_cost_wieght'.* Did you mean 'unirouter_cost_weight'"):
+        agent.invoke(asked("a poem"), context={"unirouter_cost_wieght": 1})
+
+
+@pytest.mark.parametrize("route_on", [*MODES, "thread"])
+def test_the_calls_of_a_run_share_one_decision(blended: UniRouter, route_on: str) -> None:
+    """Where clusters overlap, too: the state and every trace have the same numbers, and it is counted once."""
+    vectors = blended_vectors(3, 4)
+
+    def embed(texts: list[str]) -> Any:
+        return np.array([vectors[len(text) % 3] for text in texts])
+
+    router = UniRouter(dataclasses.replace(blended.clusters, embedder=as_embedder(embed)), cost_weight=0.02)
+    router.register(*blended.profiles.values())
+    started: list[dict[str, Any]] = []
+
+    class Watch(BaseCallbackHandler):
+        def on_chat_model_start(self, *_: Any, metadata: Any = None, **__: Any) -> None:
+            noted = {key.removeprefix("unirouter_"): value for key, value in metadata.items() if "unirouter" in key}
+            started.append(noted)
+
+    agent = agent_of(router, {name: ChatFake(model=name) for name in router.models}, tools=[look], route_on=route_on)
+    feedback, run_id = UniRouterFeedback(router), uuid4()
+    result = agent.invoke(asked("what is 1 + 1"), {"callbacks": [Watch(), feedback], "run_id": run_id})
+    assert started == [result["unirouter_route"]] * 2
+    assert router.stats().decisions == 1
+    assert feedback.observe(run_id, 1) == 1
+
+
+@pytest.mark.parametrize("route_on", [*MODES, "thread"])
+async def test_a_model_that_fails_in_the_loop_is_replaced(
+    router: UniRouter, models: dict[str, Agentic], route_on: str
+) -> None:
+    """By the next best one, which goes on and is in the state; the next question is free again."""
+
+    @tool
+    def break_down() -> str:
+        """Let the model fail from now on."""
+        models["poet"].error = TimeoutError("too slow")
+        return "broken"
+
+    agent = agent_of(router, models, tools=[break_down], route_on=route_on)
+    for _ in range(2):
+        result = await agent.ainvoke(asked("a poem"))
+        models["poet"].error = None
+        assert answers(result) == ["poet a poem", "oracle broken"]
+        route = result["unirouter_route"]
+        assert route["model"] == "oracle"
+        assert route["excluded"] == [{"model": "poet", "kind": "failed", "reason": "it failed with TimeoutError"}]
+
+
+async def test_a_thread_decides_each_question_and_keeps_its_model(
+    router: UniRouter, models: dict[str, Agentic]
+) -> None:
+    """So the decision is about the question that is answered, also by another model; it needs no embedding for it."""
+    agent = agent_of(router, models, route_on="thread", checkpointer=InMemorySaver(), tools=[look])
+    config: Any = {"configurable": {"thread_id": "1"}}
+    first = agent.invoke(asked("a sum"), config)["unirouter_route"]
+    second = (await agent.ainvoke(asked("a poem"), config))["unirouter_route"]
+    poem = router.route("a poem")
+    assert (first["model"], first["basis"]) == ("abacus", "best")
+    assert (second["model"], second["basis"], second["cluster"]) == ("abacus", "kept", poem.cluster)
+    assert second["expected_error"] == pytest.approx(1)
+    models["abacus"].error = TimeoutError("too slow")
+    third = agent.invoke(asked("another poem"), config)
+    assert (answers(third)[-1], third["unirouter_route"]["model"]) == ("poet seen", "poet")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(router.clusters), "embed", lambda *_: 1 / 0)
+        fourth = agent.invoke(asked("one more poem"), config)
+    assert answers(fourth)[-1] == "poet seen"
 
 
 async def test_each_model_gives_the_response_format_in_its_own_way(
@@ -328,12 +420,12 @@ async def test_each_model_gives_the_response_format_in_its_own_way(
     assert models["abacus"].sent[0][1]["tools"][0]["name"] == "Verdict"
 
 
-async def test_an_error_passes_through_and_a_fallback_listed_after_takes_over(
+async def test_without_fallback_an_error_passes_through_and_a_fallback_listed_after_takes_over(
     router: UniRouter, models: dict[str, Agentic]
 ) -> None:
     """The failing model is tried once."""
     models["poet"].error = TimeoutError("too slow")
-    agent = agent_of(router, models)
+    agent = agent_of(router, models, fallback=False)
     with pytest.raises(TimeoutError, match="too slow"):
         agent.invoke(asked("a poem"))
     with pytest.raises(TimeoutError, match="too slow"):
@@ -472,7 +564,7 @@ def test_names_of_models_are_made_into_models_once(
         made.append(name)
         return Agentic(model_name=name)
 
-    monkeypatch.setattr(module, "init_chat_model", init_chat_model)
+    monkeypatch.setattr("langchain.chat_models.init_chat_model", init_chat_model)
     named: dict[str, Any] = {**models, "poet": "acme:poet"}
     agent = agent_of(router, named)
     assert made == ["acme:poet"]
@@ -486,14 +578,19 @@ def test_names_of_models_are_made_into_models_once(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"models": {}}, "models should map names to chat models, at least one"),
-        ({"models": ["poet"]}, "models should map names to chat models"),
+        ({"models": {}}, "models is empty; give at least one model"),
+        ({"models": ["poet"]}, "models should be a dict from names to models, or a ModelRegistry, not list"),
         ({"models": {"gpt": Agentic(model_name="gpt")}}, r"no profile of 'gpt'; it has \['abacus', 'oracle', 'poet'\]"),
         ({"models": {"poet": 5}}, "The model 'poet' should be a bare chat model.*not int"),
         ({"models": {"poet": Agentic(model_name="x").bind(a=1)}}, "'poet' should be a bare chat model.*binds tools"),
-        ({"cost_weight": -1}, "cost_weight should be a number of at least 0 or None, but is -1"),
-        ({"cost_weight": "cheap"}, "cost_weight should be a number of at least 0 or None, but is 'cheap'"),
-        ({"route_on": "turn"}, "route_on should be 'run', 'call' or 'thread', but is 'turn'"),
+        ({"cost_weight": -1}, "cost_weight should be a number of at least 0, but is -1"),
+        ({"cost_weight": "cheap"}, "cost_weight should be a number of at least 0, but is 'cheap'"),
+        ({"route_on": "turn"}, "route_on should be one of 'run', 'call', 'thread', but is 'turn'"),
+        ({"fallback": "refusal"}, "fallback should be one of True, False, 'refusals', .* Did you mean 'refusals'"),
+        ({"cooldown": -1}, "cooldown, a number of seconds, should be a number of at least 0, but is -1"),
+        ({"default": "bard"}, "default should be one of the models, 'abacus', 'oracle', 'poet', but is 'bard'"),
+        ({"embedding_timeout": 0}, "embedding_timeout, a number of seconds, should be a number above 0, but is 0"),
+        ({"escalate": "contains"}, "'contains' needs a reference, .* escalate by confidence or probability"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(
@@ -537,7 +634,8 @@ def test_a_model_that_cannot_take_the_call_is_left_out(router: UniRouter) -> Non
     plain = create_agent(models["oracle"], middleware=[UniRouterMiddleware(router, models)])
     assert plain.invoke({"messages": [HumanMessage("sum number i")]})["unirouter_route"]["model"] == "abacus"
     route = plain.invoke({"messages": [image]})["unirouter_route"]
-    assert (route["model"], route["excluded"]) == ("oracle", {"abacus": "it takes no image inputs"})
+    no_images = {"model": "abacus", "kind": "incapable", "reason": "it takes no image inputs"}
+    assert (route["model"], route["excluded"]) == ("oracle", [no_images])
 
     def multiply(a: int, b: int) -> int:
         """Multiply two numbers."""
@@ -546,4 +644,5 @@ def test_a_model_that_cannot_take_the_call_is_left_out(router: UniRouter) -> Non
     armed = create_agent(models["oracle"], [multiply], middleware=[UniRouterMiddleware(router, models)])
     state = armed.invoke({"messages": [HumanMessage("sum number 6 7")]})
     assert (state["unirouter_route"]["model"], state["messages"][-2].text) == ("oracle", "42")
-    assert state["unirouter_route"]["excluded"] == {"abacus": "it takes no tools"}
+    no_tools = {"model": "abacus", "kind": "incapable", "reason": "it takes no tools"}
+    assert state["unirouter_route"]["excluded"] == [no_tools]

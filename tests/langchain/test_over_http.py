@@ -111,7 +111,7 @@ def test_recorded_answers_of_real_models_are_replayed() -> None:
     rows = [("model", "in", names)]
     texts = {row["prompt_id"]: row["prompt"] for row in parquet.read_table(RECORDED / "prompts.parquet").to_pylist()}
     outcomes = parquet.read_table(RECORDED / "outcomes.parquet", filters=rows).to_pylist()
-    loss = {(row["prompt_id"], row["model"]): 1 - row["score"] for row in outcomes}
+    score = {(row["prompt_id"], row["model"]): row["score"] for row in outcomes}
     recorded = {
         (row["model"], texts[row["prompt_id"]]): row["response"]
         for row in parquet.read_table(RECORDED / "responses.parquet", filters=rows).to_pylist()
@@ -122,7 +122,7 @@ def test_recorded_answers_of_real_models_are_replayed() -> None:
     for name in names:
         costs = [row["cost_usd"] for row in outcomes if row["model"] == name]
         router.register(
-            router.profile(name, prompts, [loss[key, name] for key in known], cost=1000 * sum(costs) / len(costs))
+            router.profile(name, prompts, [score[key, name] for key in known], cost=1000 * sum(costs) / len(costs))
         )
     router.calibrate(prompts, quality=0.97)
     with openai_server(lambda model, messages: recorded[model, messages[-1]["content"]]) as url:

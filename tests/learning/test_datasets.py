@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TOY_PROMPTS, toy_losses
+from conftest import TOY_PROMPTS, toy_scores
 
 from unirouter_integrations import UniRouter
 
@@ -22,16 +22,16 @@ START = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np, ray
-from conftest import TOY_PROMPTS, toy_losses, toy_router
+from conftest import TOY_PROMPTS, toy_router, toy_scores
 from unirouter_integrations.ray import profile_dataset, route_dataset
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False,
          runtime_env={"env_vars": {"PYTHONPATH": sys.argv[1]}})
 ray.data.DataContext.get_current().enable_progress_bars = False
 def dataset(n):
-    rows = [{"id": i, "prompt": TOY_PROMPTS[i % 60], "loss": toy_losses("sum")[i % 60], "paid": float(i % 3)}
+    rows = [{"id": i, "prompt": TOY_PROMPTS[i % 60], "score": toy_scores("sum")[i % 60], "paid": float(i % 3)}
             for i in range(n)]
     return ray.data.from_items(rows, override_num_blocks=8)
-def tell(found):
+def hand_over(found):
     with open(f"{sys.argv[2]}/found.json", "w") as file:
         json.dump(found, file)
 router = toy_router("soft")
@@ -39,7 +39,7 @@ router = toy_router("soft")
 
 
 def on_ray(script: str, folder: Path, *arguments: str) -> Any:
-    """What a script on a Ray of two workers tells."""
+    """What a script on a Ray of two workers hands over."""
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     command = [sys.executable, "-c", START + textwrap.dedent(script), str(TESTS), str(folder), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -49,14 +49,13 @@ def on_ray(script: str, folder: Path, *arguments: str) -> Any:
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """All that one Ray is asked, since starting it takes seconds."""
+    """The results of one Ray for all tests, since starting it takes seconds."""
     return on_ray(
         """
         from ray.data import ActorPoolStrategy
         routed = route_dataset(dataset(600), router, cost_weight=0.05)
         rows = sorted(routed.take_all(), key=lambda row: row["id"])
         kept = route_dataset(dataset(60), router, among=["poet"], compute=ActorPoolStrategy(size=2), batch_size=10)
-        losses = np.array(toy_losses("sum"))
         flat = profile_dataset(dataset(600), router, "m", cost=2)
         paid = profile_dataset(dataset(600), router, "m", cost="paid")
         errors = []
@@ -66,7 +65,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Any:
                 wrong()
             except Exception as error:
                 errors.append(f"{type(error).__name__}: {error}")
-        tell({
+        hand_over({
             "columns": routed.columns(),
             "rows": [[row["id"], row["unirouter_model"], row["unirouter_expected_error"]] for row in rows],
             "among": sorted({row["unirouter_model"] for row in kept.take_all()}),
@@ -91,25 +90,25 @@ def test_a_data_set_is_routed_as_its_prompts_are(seen: Any, router: UniRouter) -
 
 
 def test_a_data_set_is_routed_among_some_and_in_workers_that_stay(seen: Any) -> None:
-    """What else map_batches takes is passed on."""
+    """Other arguments of map_batches are passed on."""
     assert seen["among"] == ["poet"]
 
 
 def test_a_model_is_profiled_by_a_data_set_as_by_its_rows(seen: Any, router: UniRouter) -> None:
     """Counts add, so the parts of the workers are the whole."""
-    prompts, losses = TOY_PROMPTS * 10, toy_losses("sum") * 10
+    prompts, scores = TOY_PROMPTS * 10, toy_scores("sum") * 10
     for key, cost in (("flat", 2), ("paid", [float(i % 3) for i in range(600)])):
-        expected = router.profile("m", prompts, losses, cost=cost)
+        expected = router.profile("m", prompts, scores, cost=cost)
         np.testing.assert_allclose(seen[key][0], expected.counts, rtol=1e-5)
         np.testing.assert_allclose(seen[key][1], expected.losses, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(seen[key][2], expected.cost, rtol=1e-5, atol=1e-5)
     assert seen["flat"][3] == router.clusters.fingerprint
 
 
-def test_what_cannot_be_is_said(seen: Any) -> None:
+def test_missing_columns_and_scores_are_errors(seen: Any) -> None:
     """A column that is not there, and outcomes of which none is graded."""
     assert seen["errors"][0].startswith("InvalidInputError: There is no column 'question' in the data set; its columns")
-    assert seen["errors"][1].startswith("InvalidInputError: ")
+    assert seen["errors"][1].startswith("InvalidInputError: None of the rows has a score of 'm' in the column 'score'")
 
 
 JOB = """
@@ -131,10 +130,11 @@ try:
 except Exception:
     pass
 context.checkpoint_config = None
-tell(sorted(row["id"] for row in ray.data.read_parquet(f"{folder}/out").take_all()))
+hand_over(sorted(row["id"] for row in ray.data.read_parquet(f"{folder}/out").take_all()))
 """
 
 
+@pytest.mark.slow
 def test_a_job_that_is_started_again_goes_on_after_what_it_has_written(tmp_path: Path) -> None:
     """By Ray Data's own checkpoints: written blocks are not worked on again, and each row is written once."""
     parquet = pytest.importorskip("pyarrow.parquet")

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda, RunnableParallel
@@ -61,6 +62,28 @@ def test_the_decision_of_a_call_that_failed_is_not_scored(router: UniRouter) -> 
     assert chain_of(llm).invoke({"kind": "sum"}, RunnableConfig(run_id=run_id, callbacks=[feedback])) != ""
     (decision,) = feedback._decisions[run_id]
     assert decision["model"] != "abacus"
+
+
+def test_the_calls_of_one_loop_of_tools_are_one_decision(router: UniRouter) -> None:
+    """Also if a better model joined meanwhile, so that a later call only keeps the model that began."""
+    models = {name: ChatFake(model=name) for name in router.models}
+    llm, feedback, run_id = ChatUniRouter(router=router, models=models), UniRouterFeedback(router), uuid4()
+
+    def count(n: int) -> int:
+        """Count."""
+        return n
+
+    def loop(question: str, config: RunnableConfig) -> str:
+        messages: list[BaseMessage] = [HumanMessage(question)]
+        messages.append(llm.bind_tools([count]).invoke(messages, config))
+        router.register(router.profile("better", ["sum", "poem"], [1, 1], cost=0))
+        models["better"] = ChatFake(model="better")
+        messages.append(ToolMessage("3", tool_call_id="1"))
+        return llm.bind_tools([count]).invoke(messages, config).text
+
+    config = RunnableConfig(run_id=run_id, callbacks=[feedback])
+    assert RunnableLambda(loop).invoke("poem 3", config).startswith("poet")
+    assert feedback.observe(run_id, 1) == 1
 
 
 def test_only_the_last_runs_are_remembered(router: UniRouter, llm: ChatUniRouter) -> None:

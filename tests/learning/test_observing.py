@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TOY_PROMPTS, blended_vectors, toy_embed, toy_scores, toy_router
+from conftest import TOY_PROMPTS, blended_vectors, toy_embed, toy_router, toy_scores
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -160,7 +160,9 @@ def test_a_store_that_is_none_is_refused(router: UniRouter) -> None:
         router.learn("redis://localhost")
 
 
-def test_it_is_learned_in_the_background_without_being_asked(router: UniRouter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_learned_in_the_background_without_being_asked(
+    router: UniRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Observing is enough: with nothing said before, the profile follows by itself."""
     before, learned = router.profiles["abacus"], threading.Event()
     update = router._update_profiles

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TOY_PROMPTS, toy_embed, toy_scores, toy_router
+from conftest import TOY_PROMPTS, toy_embed, toy_router, toy_scores
 
 from unirouter_integrations import EmbeddingError, InvalidInputError, StorageError, UniRouter
 from unirouter_integrations.watch import Watch

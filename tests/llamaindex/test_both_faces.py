@@ -19,8 +19,8 @@ def test_the_same_saved_router_serves_langchain_and_llamaindex(tmp_path: Path) -
 
     prompts = [f"What is {n} times {n}?" for n in range(40)] + [f"Write a poem about {n} birds." for n in range(40)]
     fitted = UniRouter.fit(prompts)
-    for name, losses, cost in (("abacus", [0] * 40 + [1] * 40, 1), ("poet", [1] * 40 + [0] * 40, 2)):
-        fitted.register(fitted.profile(name, prompts, losses, cost=cost))
+    for name, scores, cost in (("abacus", [1] * 40 + [0] * 40, 1), ("poet", [0] * 40 + [1] * 40, 2)):
+        fitted.register(fitted.profile(name, prompts, scores, cost=cost))
     fitted.save(tmp_path / "router")
 
     router = UniRouter.load(tmp_path / "router")
@@ -35,9 +35,8 @@ def test_the_same_saved_router_serves_langchain_and_llamaindex(tmp_path: Path) -
         assert noted == chat.invoke(question).response_metadata["unirouter"]
         assert choices[selector.select(choices, question).ind].name == name
 
-    profile = router.profile(
-        "oracle", prompts, [0] * 80, cost=0.1
-    )  # it joins one face, and the other has its model too
+    # It joins one face, and the other has its model as well.
+    profile = router.profile("oracle", prompts, [1] * 80, cost=0.1)
     chat.register("oracle", ChatFake(model="oracle"), profile)
     both = UniRouterLLM(router=router, models=terse())
     question = "Write a poem about an owl."

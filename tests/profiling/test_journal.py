@@ -1,4 +1,4 @@
-"""Never pay twice: what is in the journal is not asked again, whatever happens."""
+"""No answer is paid for twice: a prompt whose answer is in the journal is not asked again."""
 
 import json
 import random
@@ -28,7 +28,7 @@ EXAMPLES = [Example(prompt, "right") for prompt in TOY_PROMPTS]
 PRICE = Price(1.0, 10.0)
 CONCURRENCY = 4
 N_LONG = 400
-# A run in a process of its own, with a client of a few lines. It prints the profile to the last bit.
+# A run in another process, with a minimal client. It prints the profile to the last bit.
 RUN = """
 import json, sys, urllib.request
 sys.path.insert(0, sys.argv[1])
@@ -203,7 +203,9 @@ def test_another_price_is_applied_without_a_call(router: UniRouter, journal: Pat
 
 def test_another_name_settings_or_prompt_is_another_answer(router: UniRouter, journal: Path) -> None:
     """As is a repetition that is numbered; a key or a timeout is not."""
-    fakes = pytest.importorskip("unirouter_integrations.testing")
+    pytest.importorskip("langchain_core")
+    from unirouter_integrations import testing as fakes
+
     one = EXAMPLES[:1]
 
     def calls(model: Any, name: str = "m", examples: list[Example] = one) -> int:
@@ -250,7 +252,7 @@ def test_a_failed_call_is_not_in_the_journal(router: UniRouter, journal: Path) -
 
 
 def test_without_their_texts_answers_keep_their_grades(router: UniRouter, journal: Path) -> None:
-    """The same scorer needs no call, another one cannot grade, and says so."""
+    """The same scorer needs no call; another one cannot grade, which is an error."""
     model = Model()
     first = profiled(router, model, journal, store_answers=False)
     again = profiled(router, model, journal, store_answers=False)
@@ -280,7 +282,7 @@ def test_the_journal_holds_no_prompt_and_no_reference(router: UniRouter, journal
 
 
 def test_tool_calls_and_missing_tokens_survive_the_journal(router: UniRouter, journal: Path) -> None:
-    """What is graded again is what was said."""
+    """An answer from the journal has all that is graded."""
     call = {"name": "add", "args": {"a": 1, "b": [2, "ü"]}}
     examples = [Example("a sum", [call])]
     calls = 0
@@ -330,8 +332,8 @@ def test_claims_of_the_dead_expire(router: UniRouter, journal: Path) -> None:
 
     def held_by(seen: float) -> None:
         with closing(sqlite3.connect(journal)) as connection, connection:
-            connection.execute("INSERT OR REPLACE INTO owners VALUES ('somebody', ?)", (seen,))
-            connection.execute("INSERT OR REPLACE INTO claims VALUES (?, 'somebody')", (key,))
+            connection.execute("INSERT OR REPLACE INTO owners VALUES ('another', ?)", (seen,))
+            connection.execute("INSERT OR REPLACE INTO claims VALUES (?, 'another')", (key,))
 
     held_by(time.time() - 3600)
     profile_model("m", model, EXAMPLES[:2], router, price=PRICE, journal=journal)

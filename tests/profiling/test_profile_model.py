@@ -96,7 +96,7 @@ def test_the_profile_is_that_of_the_graded_answers(router: UniRouter) -> None:
     assert "new" in router.models
 
 
-def test_the_metadata_tell_the_facts_of_the_run(router: UniRouter) -> None:
+def test_the_metadata_hold_the_facts_of_the_run(router: UniRouter) -> None:
     """Answers, failures and what was done with them, tokens, money, time, scorer, price, and why it stopped."""
     metadata = profile_model("new", Counted(), EXAMPLES, router, price=PRICE).metadata
     seconds = metadata.pop("seconds"), metadata.pop("seconds_per_cluster")  # type: ignore[attr-defined]
@@ -118,17 +118,17 @@ def test_the_metadata_tell_the_facts_of_the_run(router: UniRouter) -> None:
 
 async def test_it_works_where_an_event_loop_runs(router: UniRouter) -> None:
     """As in a notebook: the synchronous form does not need the loop that is running; the other form uses it."""
-    now = profile_model("new", Counted(specialist), EXAMPLES, router, price=PRICE)
+    first = profile_model("new", Counted(specialist), EXAMPLES, router, price=PRICE)
     loops: set[object] = set()
 
     async def model(prompt: str) -> Answer:
         loops.add(asyncio.get_running_loop())
         return Answer(specialist(prompt), USAGE)
 
-    awaited = await aprofile_model("new", model, EXAMPLES, router, price=PRICE)
+    second = await aprofile_model("new", model, EXAMPLES, router, price=PRICE)
     assert loops == {asyncio.get_running_loop()}
-    assert (now.counts == awaited.counts).all()
-    assert (now.losses == awaited.losses).all()
+    assert (first.counts == second.counts).all()
+    assert (first.losses == second.losses).all()
 
 
 def test_all_runs_share_one_loop(router: UniRouter) -> None:
@@ -269,7 +269,7 @@ def test_calls_keep_to_a_rate(router: UniRouter, slept: list[float]) -> None:
 
 
 def test_a_call_that_takes_too_long_is_made_again(router: UniRouter) -> None:
-    """The first call for each prompt hangs for ever."""
+    """The first call for each prompt never ends."""
 
     async def hang() -> None:
         await asyncio.Event().wait()
@@ -285,7 +285,7 @@ def half_fail(prompt: str, _: int) -> object:
 
 
 def test_failures_are_skipped_on_request(router: UniRouter) -> None:
-    """A failure is not a wrong answer: the profile is that of the answered half, and says so."""
+    """A failure is not a wrong answer: the profile is that of the answered half, with the number of failures."""
     profile = profile_model("new", Counted(half_fail), EXAMPLES, router, price=PRICE, on_failure="skip")
     expected = router.profile("new", TOY_PROMPTS[::2], toy_scores("poem", "date")[::2], cost=1000 * CALL)
     assert profile.counts == pytest.approx(expected.counts)
@@ -295,7 +295,7 @@ def test_failures_are_skipped_on_request(router: UniRouter) -> None:
 
 
 def test_failures_are_wrong_on_request(router: UniRouter) -> None:
-    """Each counts as an error, but says nothing of what a call costs."""
+    """Each counts as a wrong answer, but not in the cost of a call."""
     profile = profile_model("new", Counted(half_fail), EXAMPLES, router, price=PRICE, on_failure="wrong")
     scores = [0.0 if index % 2 else score for index, score in enumerate(toy_scores("poem", "date"))]
     expected = router.profile("new", TOY_PROMPTS, scores, cost=1000 * CALL)
@@ -321,7 +321,7 @@ def test_an_empty_answer_is_an_answer(router: UniRouter) -> None:
 
 @pytest.mark.parametrize("output", [None, object(), b"bytes"])
 def test_what_is_no_answer_is_a_failure(router: UniRouter, output: object) -> None:
-    """Under any policy; the message says what came."""
+    """It is one under any policy; the message names its type."""
 
     def model(prompt: str) -> object:
         return output if "sum" in prompt else "right"
@@ -389,7 +389,9 @@ def test_a_budget_is_kept_where_the_output_is_limited(router: UniRouter) -> None
 
 def test_the_output_limit_of_a_chat_model_is_read() -> None:
     """It may be bound to the model."""
-    fakes = pytest.importorskip("unirouter_integrations.testing")
+    pytest.importorskip("langchain_core")
+    from unirouter_integrations import testing as fakes
+
     bound = fakes.ChatFake(model="m").bind(max_tokens=7).with_config(tags=["x"])
     assert (as_model(bound).max_output_tokens, as_model(fakes.ChatFake()).max_output_tokens) == (7, None)
 
@@ -471,7 +473,7 @@ def test_a_grade_is_not_paid_twice_either(router: UniRouter, tmp_path: Path) -> 
 
 
 def test_what_the_judge_cannot_grade_is_not_counted(router: UniRouter) -> None:
-    """Neither where it says so, nor, unless failures are raised, where its call fails."""
+    """This holds for answers that it declines to grade and, unless failures are raised, for failed calls."""
 
     def grade(answer: Answer, example: Example) -> Score:
         if "poem" in example.prompt:
@@ -488,7 +490,9 @@ def test_what_the_judge_cannot_grade_is_not_counted(router: UniRouter) -> None:
 
 def test_a_model_is_not_its_own_judge(router: UniRouter) -> None:
     """Nor is another object for the same model."""
-    fakes = pytest.importorskip("unirouter_integrations.testing")
+    pytest.importorskip("langchain_core")
+    from unirouter_integrations import testing as fakes
+
     model = fakes.ChatFake(model="mini")
     for judge in (model, fakes.ChatFake(model="mini"), model.bind(stop=["x"])):
         with pytest.raises(InvalidInputError, match="cannot be its own judge"):
@@ -545,7 +549,7 @@ def test_a_run_stops_when_enough_is_known(router: UniRouter) -> None:
 
 
 def test_a_run_stops_when_the_intervals_leave_the_routing_as_it_is(router: UniRouter) -> None:
-    """More answers would not change who gets what; until then they might."""
+    """More answers would not change the routing; before that, they might."""
     router.cost_weight = 0.02
     profile = profile_model("new", Counted(specialist), many(6000), router, price=PRICE, stop_when=0.0)
     assert 0 < profile.metadata["answers"] < 6000
@@ -692,7 +696,7 @@ def test_arguments_out_of_range_are_refused_before_any_call(router: UniRouter, a
 
 @pytest.mark.parametrize("example", ["a text", {"reference": "right"}, {"prompt": 3}, 7, ("a", "b")])
 def test_what_is_no_example_is_refused(router: UniRouter, example: Any) -> None:
-    """The message says what was given, and nothing of its content."""
+    """The message names its type, and nothing of its content."""
     with pytest.raises(InvalidInputError, match="An example should be"):
         profile_model("new", Counted(), [example], router, price=PRICE)
 

@@ -10,7 +10,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
-import atheris  # asked for by who fuzzes, not by who tests
+import atheris  # needed for fuzzing only, so no extra brings it
 
 with atheris.instrument_imports(include=["unirouter_integrations", "safetensors", "json", "csv", "ast"]):
     from test_journals import read_journal, seed_journal

@@ -63,7 +63,7 @@ UNKNOWN = {  # nothing in these tells a sum from a poem
 }
 KNOWN = {  # a sum can be seen in these
     "a megabyte": "sum number " + "i" * 2**20,
-    "a megabyte of words": "sum number " * 100_000,
+    "fifty thousand words": "sum number " * 25_000,
     "null bytes": "\0sum\0number\0",
     "surrogates": "sum number i ii iii \ud800",
     "an emoji": "sum number \U0001f600",

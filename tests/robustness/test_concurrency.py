@@ -17,7 +17,7 @@ from unirouter_integrations.langchain import ChatUniRouter
 from unirouter_integrations.serving import ModelRegistry
 from unirouter_integrations.testing import ChatFake
 
-THREADS, TASKS, CALLS = 64, 1000, 8
+CALLS = 8
 VERSIONS = 100
 
 
@@ -59,9 +59,9 @@ def going_on(*changes: Callable[[int], object]) -> Iterator[list[BaseException]]
         sys.setswitchinterval(interval)
 
 
-def in_threads(call: Callable[[], Any]) -> list[Any]:
-    """What 64 threads get who make some calls each, all at once; their errors among it."""
-    gate, found = threading.Barrier(THREADS), []
+def in_threads(n: int, call: Callable[[], Any]) -> list[Any]:
+    """The results of n threads that make some calls each, all at once; their errors among them."""
+    gate, found = threading.Barrier(n), []
 
     def work() -> None:
         gate.wait()
@@ -71,7 +71,7 @@ def in_threads(call: Callable[[], Any]) -> list[Any]:
             except BaseException as error:  # noqa: BLE001
                 found.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(THREADS)]
+    threads = [threading.Thread(target=work) for _ in range(n)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -92,9 +92,12 @@ def check(answers: list[AIMessage | BaseException]) -> set[str]:
     return chosen
 
 
+@pytest.mark.parametrize(
+    ("n_threads", "n_tasks"), [(8, 100), pytest.param(64, 1000, marks=pytest.mark.slow)], ids=["few", "many"]
+)
 @pytest.mark.parametrize("registry", [dict, ModelRegistry])
-async def test_threads_and_tasks_call_while_everything_changes(registry: Any) -> None:
-    """64 threads and 1,000 tasks, while models are registered, replaced and removed and profiles are updated.
+async def test_threads_and_tasks_call_while_everything_changes(registry: Any, n_threads: int, n_tasks: int) -> None:
+    """Threads and tasks, while models are registered, replaced and removed and profiles are updated.
 
     No exception, no decision made of two versions of a profile, and every answer is of the model its decision names.
     """
@@ -121,14 +124,14 @@ async def test_threads_and_tasks_call_while_everything_changes(registry: Any) ->
         router.cost_weight = 1e-9 * number
 
     with going_on(come_and_go("changing"), come_and_go("changing too"), update) as failed:
-        answers = in_threads(lambda: llm.invoke("a sum"))
-        tasks = await asyncio.gather(*(llm.ainvoke("a sum") for _ in range(TASKS)), return_exceptions=True)
-        batches = in_threads(lambda: llm.batch(["a sum", "a poem"]))
-        decided = in_threads(lambda: router.route("a sum"))
+        answers = in_threads(n_threads, lambda: llm.invoke("a sum"))
+        tasks = await asyncio.gather(*(llm.ainvoke("a sum") for _ in range(n_tasks)), return_exceptions=True)
+        batches = in_threads(n_threads, lambda: llm.batch(["a sum", "a poem"]))
+        decided = in_threads(n_threads, lambda: router.route("a sum"))
     assert failed == []
     assert not [found for found in batches + decided if isinstance(found, BaseException)]
     check([answer for batch in batches for answer in batch])
-    assert len(answers) == THREADS * CALLS
+    assert len(answers) == n_threads * CALLS
     assert len(check([*answers, *tasks])) > 1
     for decision in decided:
         assert decision.ranking[0].model == decision.model

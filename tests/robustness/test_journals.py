@@ -1,4 +1,4 @@
-"""Journals from anywhere: they are read as they were written, or one of our errors says what is wrong."""
+"""A damaged journal is read as it was written, or refused with one of our errors."""
 
 import contextlib
 import sqlite3
@@ -80,7 +80,7 @@ def read_journal(data: bytes) -> None:
 @settings(max_examples=150)
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=3))
 def test_a_damaged_journal_is_read_or_refused(edits: list[tuple[int, int]]) -> None:
-    """Whatever has happened to the bytes that are in use; no error quotes an answer."""
+    """Any of the bytes in use may have changed; no error quotes an answer."""
     data = bytearray(seed_journal())
     used = [place for place, byte in enumerate(data) if byte]
     for place, byte in edits:

@@ -19,7 +19,7 @@ SCRIPT = """
     old, new = (router.profile(name, prompts, [0, 0, 1, 1], cost=1) for name in ("old", "new"))
     router.register(old)
     router.save(folder)
-    loaded = UniRouter.load(folder)  # whatever is imported late is imported now
+    loaded = UniRouter.load(folder)  # late imports happen now
     router.register(new)
 
     def save_and_die(step):
@@ -56,7 +56,7 @@ SCRIPT = """
 def test_a_save_killed_at_any_step_leaves_a_whole_router(folder: str, tmp_path: Path) -> None:
     """By SIGKILL, before each of its openings, renamings and removals: first the old router is there, then the new one.
 
-    Each time it loads; and what the killed ones leave behind is in nobody's way.
+    It loads each time, and the files that a killed save leaves behind do no harm.
     """
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(tmp_path / "router"), folder]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

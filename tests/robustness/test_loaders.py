@@ -1,6 +1,6 @@
 """Files from anywhere: they load whole, or one of our errors says what is wrong; nothing in them is executed.
 
-`READERS` and `seed_files` are also what `fuzz_loaders.py` runs, for as long as somebody lets it.
+`READERS` and `seed_files` are also what `fuzz_loaders.py` runs, for as long as it is allowed to.
 """
 
 import contextlib
@@ -26,14 +26,16 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from safetensors.numpy import load, save
 
-from unirouter_integrations import InvalidInputError, LocalEmbedder, StorageError, UniRouter, UniRouterError
+from unirouter_integrations import InvalidInputError, StorageError, UniRouter, UniRouterError
 from unirouter_integrations._storage import SavedState
 from unirouter_integrations.data import read_embedllm, read_outcomes, read_prompts, read_routerbench
+from unirouter_integrations.embedding._local import embedder_from_saved
+from unirouter_integrations.profiling import read_examples
 
 PROMPTS = [
     f"{kind} {n}" for n in range(12) for kind in ("add up the numbers from one to", "write a poem on spring, number")
 ]
-WRONG = [float("poem" in prompt) for prompt in PROMPTS]
+SCORES = [float("poem" not in prompt) for prompt in PROMPTS]
 RECORDS = [
     {"prompt": prompt, "model": model, "score": score, "cost": 0.5, "prompt_id": prompt[-2:] + model}
     for prompt, score in (("add 1 and 2, then 3", 1.0), ("write a poem", 0.25), ('say "no"', None))
@@ -56,16 +58,17 @@ def _room() -> TemporaryDirectory[str]:
 
 @cache
 def seed_files() -> dict[str, bytes]:
-    """One whole file of each kind."""
-    router = UniRouter.fit(PROMPTS, n_clusters=2, outcomes={"mini": WRONG, "large": [0.0] * len(PROMPTS)})
-    router.register(router.profile("mini", PROMPTS, WRONG, cost=1, metadata={"run": "first"}))
-    router.register(router.profile("large", PROMPTS, [0.0] * len(PROMPTS), cost=[float(len(p)) for p in PROMPTS]))
+    """One undamaged file of each kind."""
+    router = UniRouter.fit(PROMPTS, n_clusters=2, scores={"mini": SCORES, "large": [1.0] * len(PROMPTS)})
+    router.register(router.profile("mini", PROMPTS, SCORES, cost=1, metadata={"run": "first"}))
+    router.register(router.profile("large", PROMPTS, [1.0] * len(PROMPTS), cost=[float(len(p)) for p in PROMPTS]))
     router.save(room())
     seeds = {name: (room() / name).read_bytes() for name in ("router.json", "router.safetensors")}
     seeds["outcomes.csv"] = _csv([tuple(RECORDS[0]), *(tuple(record.values()) for record in RECORDS)])
     seeds["outcomes.jsonl"] = "".join(json.dumps(record) + "\n" for record in RECORDS).encode()
     seeds["routerbench.csv"], seeds["embedllm.csv"] = _csv(WIDE), _csv(EMBEDLLM)
     seeds["prompts.txt"] = "\n".join(PROMPTS).encode()
+    seeds["examples.csv"], seeds["examples.jsonl"] = seeds["outcomes.csv"], seeds["outcomes.jsonl"]
     with contextlib.suppress(ImportError):
         seeds["outcomes.parquet"] = _parquet()
     return seeds
@@ -151,6 +154,8 @@ READERS: dict[str, Callable[[bytes], None]] = {
     "routerbench.csv": _reader("routerbench.csv", read_routerbench),
     "embedllm.csv": _reader("embedllm.csv", read_embedllm),
     "prompts.txt": _reader("prompts.txt", read_prompts),
+    "examples.csv": _reader("examples.csv", lambda path: list(read_examples(path))),
+    "examples.jsonl": _reader("examples.jsonl", lambda path: list(read_examples(path))),
 }
 
 Edit = tuple[str, float, float, bytes]
@@ -344,13 +349,15 @@ def alone(body: str) -> str:
     return result.stdout
 
 
-def test_nothing_in_a_file_is_executed() -> None:
+@pytest.mark.parametrize("rounds", [40, pytest.param(300, marks=pytest.mark.slow)])
+def test_nothing_in_a_file_is_executed(rounds: int) -> None:
     """Thousands of damaged files: nothing is compiled, imported, started, unpickled, connected to or written elsewhere.
 
     Nor by a parquet file in which a pickle lies where pyarrow once looked for one.
     """
     pytest.importorskip("pyarrow")
-    events = alone("""
+    events = alone(
+        """
     import os, pickle, random
     class Payload:
         def __reduce__(self):
@@ -380,7 +387,7 @@ def test_nothing_in_a_file_is_executed() -> None:
     READERS["outcomes.parquet"](trap)
     dice = random.Random(0)
     for name, data in seed_files().items():
-        for _ in range(300):
+        for _ in range(ROUNDS):
             damaged = bytearray(data)
             for _ in range(dice.choice([1, 1, 4])):
                 damaged[dice.randrange(len(data))] = dice.randrange(256)
@@ -388,7 +395,8 @@ def test_nothing_in_a_file_is_executed() -> None:
     watching = False
     assert not (room() / "executed").exists()
     print(seen)
-    """)
+    """.replace("ROUNDS", str(rounds))
+    )
     assert events == "[]\ndone\n"
 
 
@@ -465,7 +473,7 @@ def test_a_vocabulary_without_words_or_with_one_twice_is_refused(terms: list[str
     """The one could ask for any amount of memory at the first prompt, the other could not be saved again."""
     projection = np.ones((len(terms), 2**40 if not terms else 2), np.float32)
     with pytest.raises(StorageError, match="terms should be at least one, and each only once"):
-        LocalEmbedder.from_state(SavedState({"terms": terms}, {"projection": projection}))
+        embedder_from_saved(SavedState({"terms": terms}, {"projection": projection}))
 
 
 def test_more_cells_than_a_table_can_hold_are_refused(tmp_path: Path) -> None:

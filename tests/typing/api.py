@@ -68,7 +68,7 @@ def routers(texts: list[str], documents: Embeddings, queries: BaseEmbedding, fra
     exclusions: tuple[Exclusion, ...] = decision.excluded
     for exclusion in exclusions:
         if exclusion.kind == "failed":
-            print(exclusion.reason)
+            assert exclusion.reason
         if exclusion.kind == "it failed":  # type: ignore[comparison-overlap]
             pass
     snapshot: Snapshot = router.snapshot(among=["mini"])
@@ -79,7 +79,7 @@ def routers(texts: list[str], documents: Embeddings, queries: BaseEmbedding, fra
     router.learn(7)  # type: ignore[arg-type]
     changes: RouterDifference = diff(router, router, texts)
     impact: WhatIf = what_if(router, profile)
-    print(changes, impact)
+    assert changes.rerouted == impact.undecided
     with Watch(router, "router/", every=60):
         pass
 
@@ -96,13 +96,14 @@ def profiles(router: UniRouter, chat_model: BaseChatModel, llm: LLM) -> None:
     profile_model("haiku", ask, examples, router, max_costs=1.0)  # type: ignore[call-arg]
     cost: CostEstimate = estimate_cost("haiku", ask, examples, router)
     scorer: Scorer = as_scorer("number")
-    print(cost, scorer)
+    assert cost.calls
+    assert scorer.name
 
 
 async def later(router: UniRouter) -> LLMProfile:
     decision = await router.aroute("a prompt")
-    print(decision.objective)
-    print(decision.score)  # type: ignore[attr-defined]
+    assert decision.objective
+    assert decision.score  # type: ignore[attr-defined]
     return await aprofile_model("haiku", ask, [], router)
 
 
@@ -119,4 +120,4 @@ def faces(router: UniRouter, chat_model: BaseChatModel, llm: LLM, retriever: Any
         engine.query("a question")
     with call_options(weight=0.5):  # type: ignore[call-arg]
         pass
-    print(middleware)
+    assert middleware.router is router

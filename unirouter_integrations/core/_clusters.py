@@ -20,7 +20,7 @@ from unirouter_integrations._storage import SavedState
 from unirouter_integrations.core._gate import Floats, SoftmaxGate, softmax
 from unirouter_integrations.embedding import Embedder, EmbedderLike, LocalEmbedder, Vectors, as_embedder
 from unirouter_integrations.embedding._base import check_texts, check_vectors, unit, unit_and_length
-from unirouter_integrations.embedding._local import distinct_texts, words
+from unirouter_integrations.embedding._local import distinct_texts, embedder_from_saved, embedder_to_saved, words
 from unirouter_integrations.errors import EmbeddingError, InvalidInputError, StorageError
 
 Assignment = Literal["hard", "soft"]
@@ -224,66 +224,6 @@ class PromptClusters:
             for cluster, (share, keywords) in enumerate(zip(self.shares, self.keywords, strict=True))
         ]
 
-    def to_state(self) -> SavedState:
-        """The state to save. It holds no prompt and no vector of a prompt."""
-        state = SavedState(
-            {
-                "familiar_radius": self.familiar_radius,
-                "familiar_falloff": self.familiar_falloff,
-                "min_known_share": self.min_known_share,
-                "clusters": [{"keywords": list(keywords)} for keywords in self.keywords],
-            },
-            {"centroids": self.centroids, "shares": self.shares},
-        )
-        if self.gate is not None:
-            state.add_child("gate", SavedState({}, {"weights": self.gate.weights, "bias": self.gate.bias}))
-        if self.embedder is not None and self.probe is not None:
-            state.document["embedder_name"] = self.embedder.name
-            state.arrays["probe"] = self.probe
-        if isinstance(self.embedder, LocalEmbedder):
-            state.add_child("embedder", self.embedder.to_state())
-        return state
-
-    @classmethod
-    def from_state(cls, state: SavedState, embedder: EmbedderLike | None = None) -> PromptClusters:
-        """Restore clusters from a saved state.
-
-        Args:
-            state: A state from `to_state`.
-            embedder: The embedder they were fitted with. Not needed for the local one, which is saved with them.
-
-        Raises:
-            StorageError: If the state is damaged.
-            EmbeddingError: If the embedder is missing, or gives another vector for the probe text.
-        """
-        centroids = state.array("centroids", (None, None), low=-1.01, high=1.01).astype(np.float32)
-        size, dimension = centroids.shape
-        shares = state.array("shares", (size,), low=0, high=1).astype(np.float64)
-        keywords = tuple(tuple(cluster.strings("keywords")) for cluster in state.children("clusters"))
-        radius, falloff = state.value("familiar_radius", float), state.value("familiar_falloff", float)
-        min_known_share = state.value("min_known_share", float)
-        plausible = (
-            min(centroids.shape) > 0
-            and abs(float(shares.sum()) - 1) < _SHARES_TOLERANCE
-            and len(keywords) == size
-            and all(_MIN_SCALE <= scale <= _MAX_SAVED for scale in (radius, falloff))
-            and (min_known_share == 0 or _MIN_KNOWN_SHARE <= min_known_share <= 1)
-        )
-        if not plausible:
-            msg = (
-                f"{state.where}centroids, shares, keywords, familiar_radius, familiar_falloff or min_known_share are "
-                "not those of fitted clusters. The file is damaged."
-            )
-            raise StorageError(msg)
-        gate = None
-        if "gate" in state.document:
-            saved = state.child("gate")
-            weights = saved.array("weights", (size, dimension), low=-_MAX_SAVED, high=_MAX_SAVED)
-            bias = saved.array("bias", (size,), low=-_MAX_SAVED, high=_MAX_SAVED)
-            gate = SoftmaxGate(weights.astype(np.float32), bias.astype(np.float32))
-        restored, probe = _restore_embedder(state, embedder, dimension)
-        return cls(centroids, shares, keywords, gate, radius, falloff, min_known_share, restored, probe)
-
     @cached_property
     def _gate_and_centroids(self) -> tuple[Vectors, Vectors]:
         # One matrix product gives both the logits of the gate and the nearness of each centroid.
@@ -299,6 +239,67 @@ class PromptClusters:
             msg = "This router was fitted on vectors, without an embedder; give it vectors instead of prompts."
             raise EmbeddingError(msg)
         return self.embedder
+
+
+def clusters_to_saved(clusters: PromptClusters) -> SavedState:
+    """The state to save. It holds no prompt and no vector of a prompt."""
+    state = SavedState(
+        {
+            "familiar_radius": clusters.familiar_radius,
+            "familiar_falloff": clusters.familiar_falloff,
+            "min_known_share": clusters.min_known_share,
+            "clusters": [{"keywords": list(keywords)} for keywords in clusters.keywords],
+        },
+        {"centroids": clusters.centroids, "shares": clusters.shares},
+    )
+    if clusters.gate is not None:
+        state.add_child("gate", SavedState({}, {"weights": clusters.gate.weights, "bias": clusters.gate.bias}))
+    if clusters.embedder is not None and clusters.probe is not None:
+        state.document["embedder_name"] = clusters.embedder.name
+        state.arrays["probe"] = clusters.probe
+    if isinstance(clusters.embedder, LocalEmbedder):
+        state.add_child("embedder", embedder_to_saved(clusters.embedder))
+    return state
+
+
+def clusters_from_saved(state: SavedState, embedder: EmbedderLike | None = None) -> PromptClusters:
+    """Restore clusters from a saved state.
+
+    Args:
+        state: What `clusters_to_saved` made.
+        embedder: The embedder they were fitted with. Not needed for the local one, which is saved with them.
+
+    Raises:
+        StorageError: If the state is damaged.
+        EmbeddingError: If the embedder is missing, or gives another vector for the probe text.
+    """
+    centroids = state.array("centroids", (None, None), low=-1.01, high=1.01).astype(np.float32)
+    size, dimension = centroids.shape
+    shares = state.array("shares", (size,), low=0, high=1).astype(np.float64)
+    keywords = tuple(tuple(cluster.strings("keywords")) for cluster in state.children("clusters"))
+    radius, falloff = state.value("familiar_radius", float), state.value("familiar_falloff", float)
+    min_known_share = state.value("min_known_share", float)
+    plausible = (
+        min(centroids.shape) > 0
+        and abs(float(shares.sum()) - 1) < _SHARES_TOLERANCE
+        and len(keywords) == size
+        and all(_MIN_SCALE <= scale <= _MAX_SAVED for scale in (radius, falloff))
+        and (min_known_share == 0 or _MIN_KNOWN_SHARE <= min_known_share <= 1)
+    )
+    if not plausible:
+        msg = (
+            f"{state.where}centroids, shares, keywords, familiar_radius, familiar_falloff or min_known_share are "
+            "not those of fitted clusters. The file is damaged."
+        )
+        raise StorageError(msg)
+    gate = None
+    if "gate" in state.document:
+        saved = state.child("gate")
+        weights = saved.array("weights", (size, dimension), low=-_MAX_SAVED, high=_MAX_SAVED)
+        bias = saved.array("bias", (size,), low=-_MAX_SAVED, high=_MAX_SAVED)
+        gate = SoftmaxGate(weights.astype(np.float32), bias.astype(np.float32))
+    restored, probe = _restore_embedder(state, embedder, dimension)
+    return PromptClusters(centroids, shares, keywords, gate, radius, falloff, min_known_share, restored, probe)
 
 
 class ClusterFit(NamedTuple):
@@ -420,7 +421,7 @@ def _restore_embedder(
     name = state.value("embedder_name", str)
     restored: Embedder
     if "embedder" in state.document:
-        restored = LocalEmbedder.from_state(state.child("embedder"))
+        restored = embedder_from_saved(state.child("embedder"))
         if embedder not in (None, "local"):
             msg = "This router was fitted with the local embedder, which is saved with it; load it without embedder=."
             raise EmbeddingError(msg)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from unirouter_integrations._checks import number
 from unirouter_integrations.core._clusters import Memberships, PromptClusters
-from unirouter_integrations.core._pool import Expectations, Pool
+from unirouter_integrations.core._pool import Pool
 from unirouter_integrations.core._profiles import Floats
 
 Basis = Literal["best", "explored", "kept"]
@@ -138,7 +138,7 @@ class RoutingDecision(Candidate):
             return self
         (column,) = self.pool.columns([model])
         phi, expected = self.memberships, self.pool.expected(self.memberships)
-        kept = _decision(self.pool, self.cost_weight, phi, self.familiarity, expected, column, "kept")
+        kept = _decision(self.pool, self.cost_weight, phi, self.familiarity, *expected, column, "kept")
         return replace(kept, excluded=self.excluded)
 
     def without(self, exclusion: Exclusion, among: Iterable[str] | None = None) -> RoutingDecision | None:
@@ -222,7 +222,8 @@ def decide(
             cost_weight,
             phi,
             familiarity,
-            Expectations(errors, costs),
+            errors,
+            costs,
             column,
             "best" if column == usual else "explored",
         )
@@ -231,10 +232,17 @@ def decide(
 
 
 def _decision(  # noqa: PLR0917  # the columns of a table of decisions
-    pool: Pool, cost_weight: float, phi: Floats, familiarity: float, expected: Expectations, column: int, basis: Basis
+    pool: Pool,
+    cost_weight: float,
+    phi: Floats,
+    familiarity: float,
+    errors: Floats,
+    costs: Floats,
+    column: int,
+    basis: Basis,
 ) -> RoutingDecision:
     cluster = int(phi.argmax())
-    error, cost = expected.error.item(column), expected.cost.item(column)
+    error, cost = errors.item(column), costs.item(column)
     return RoutingDecision(
         pool.names[column],
         error,

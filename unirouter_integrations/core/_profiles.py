@@ -227,36 +227,10 @@ class LLMProfile:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save to `profile.json` and `profile.safetensors` in a folder, replacing a profile saved there."""
-        document = {"format": _FORMAT, "format_version": _FORMAT_VERSION, **self.as_record()}
+        document = {"format": _FORMAT, "format_version": _FORMAT_VERSION, **profile_to_record(self)}
         costs = np.broadcast_to(self.cost, self.counts.shape)
         write_folder(
             path, "profile", SavedState(document, {"counts": self.counts, "losses": self.losses, "costs": costs})
-        )
-
-    def as_record(self) -> dict[str, Any]:
-        """Everything but the arrays, as plain JSON."""
-        return {
-            "name": self.name,
-            "cost": self.cost if isinstance(self.cost, float) else None,
-            "clusters": self.clusters,
-            "metadata": dict(self.metadata),
-        }
-
-    @classmethod
-    def from_record(cls, record: SavedState, counts: Floats, losses: Floats, costs: Floats) -> LLMProfile:
-        """Restore a profile from its record and its arrays, each `(K,)`.
-
-        Raises:
-            StorageError: If the record is damaged.
-            InvalidInputError: If the numbers do not fit each other.
-        """
-        return cls(
-            record.value("name", str),
-            counts,
-            losses,
-            costs if record.document.get("cost") is None else record.value("cost", float),
-            record.value("metadata", dict),
-            None if record.document.get("clusters") is None else record.value("clusters", str),
         )
 
     @classmethod
@@ -270,7 +244,7 @@ class LLMProfile:
         state.check_format(_FORMAT, _FORMAT_VERSION, "profile", path)
         counts, losses, costs = (state.array(name, (None,), low=0) for name in ("counts", "losses", "costs"))
         try:
-            return cls.from_record(state, counts, losses, costs)
+            return profile_from_record(state, counts, losses, costs)
         except InvalidInputError as error:
             msg = f"The profile in {os.fspath(path)!r} is damaged. {error}"
             raise StorageError(msg) from error
@@ -282,6 +256,33 @@ class LLMProfile:
             raise InvalidInputError(msg)
         array.setflags(write=False)
         return array
+
+
+def profile_to_record(profile: LLMProfile) -> dict[str, Any]:
+    """Everything of a profile but its arrays, as plain JSON."""
+    return {
+        "name": profile.name,
+        "cost": profile.cost if isinstance(profile.cost, float) else None,
+        "clusters": profile.clusters,
+        "metadata": dict(profile.metadata),
+    }
+
+
+def profile_from_record(record: SavedState, counts: Floats, losses: Floats, costs: Floats) -> LLMProfile:
+    """Restore a profile from its record and its arrays, each `(K,)`.
+
+    Raises:
+        StorageError: If the record is damaged.
+        InvalidInputError: If the numbers do not fit each other.
+    """
+    return LLMProfile(
+        record.value("name", str),
+        counts,
+        losses,
+        costs if record.document.get("cost") is None else record.value("cost", float),
+        record.value("metadata", dict),
+        None if record.document.get("clusters") is None else record.value("clusters", str),
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,11 +14,19 @@ import numpy.typing as npt
 
 from unirouter_integrations._checks import number
 from unirouter_integrations._storage import SavedState
-from unirouter_integrations.core._clusters import Memberships, PromptClusters
+from unirouter_integrations.core._clusters import Memberships, PromptClusters, clusters_from_saved, clusters_to_saved
 from unirouter_integrations.core._decision import Exclusion, RoutingDecision, decide, noted_memberships
 from unirouter_integrations.core._observers import Observers
 from unirouter_integrations.core._pool import Pool
-from unirouter_integrations.core._profiles import ErrorPrior, Estimator, Floats, LLMProfile, check_estimator
+from unirouter_integrations.core._profiles import (
+    ErrorPrior,
+    Estimator,
+    Floats,
+    LLMProfile,
+    check_estimator,
+    profile_from_record,
+    profile_to_record,
+)
 from unirouter_integrations.embedding import EmbedderLike, Vectors
 from unirouter_integrations.errors import InvalidInputError, NoModelError
 
@@ -62,7 +70,7 @@ class RouterState:
                 "format_version": _FORMAT_VERSION,
                 "estimator": self.estimator,
                 "cost_weight": self.cost_weight,
-                "profiles": [profile.as_record() for profile in profiles],
+                "profiles": [profile_to_record(profile) for profile in profiles],
             },
             {
                 "counts": np.array([profile.counts for profile in profiles]).reshape(shape),
@@ -70,7 +78,7 @@ class RouterState:
                 "costs": np.array([np.broadcast_to(each.cost, shape[1]) for each in profiles]).reshape(shape),
             },
         )
-        saved.add_child("clusters", self.pool.clusters.to_state())
+        saved.add_child("clusters", clusters_to_saved(self.pool.clusters))
         if self.prior is not None:
             saved.add_child("prior", SavedState({}, {"mean": self.prior.mean, "covariance": self.prior.covariance}))
         return saved
@@ -92,7 +100,7 @@ class RouterState:
             EmbeddingError: If the embedder is missing or is not the one of the fit.
         """
         saved.check_format(_FORMAT, _FORMAT_VERSION, "router", path)
-        clusters = PromptClusters.from_state(saved.child("clusters"), embedder)
+        clusters = clusters_from_saved(saved.child("clusters"), embedder)
         size = len(clusters)
         records = saved.children("profiles")
         shape = (len(records), size)
@@ -103,7 +111,7 @@ class RouterState:
             prior = ErrorPrior(part.array("mean", (size,), low=0, high=1), part.array("covariance", (size, size)))
         estimator: Any = saved.value("estimator", str)  # checked by the constructor
         weight = number(saved.value("cost_weight", float), "cost_weight")
-        profiles = [LLMProfile.from_record(*row) for row in zip(records, counts, losses, costs, strict=True)]
+        profiles = [profile_from_record(*row) for row in zip(records, counts, losses, costs, strict=True)]
         for name, count in Counter(profile.name for profile in profiles).items():
             if count > 1:
                 msg = f"{name!r} is saved twice."

@@ -27,7 +27,7 @@ class Encoder(Protocol):
 
 
 class DocumentEmbeddings(Protocol):
-    """A LangChain `Embeddings`. Its `aembed_documents` is used if it is its own."""
+    """A LangChain `Embeddings`. Its `aembed_documents` is used, too, unless it is LangChain's default."""
 
     def embed_documents(self, texts: list[str], /) -> npt.ArrayLike:
         """Return the vectors of some texts, `(n, d)`."""

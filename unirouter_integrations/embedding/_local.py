@@ -107,7 +107,7 @@ class LocalEmbedder:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save as `embedder.json` and `embedder.safetensors` in a folder."""
-        write_folder(path, "embedder", self.to_state())
+        write_folder(path, "embedder", embedder_to_saved(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LocalEmbedder:
@@ -116,28 +116,29 @@ class LocalEmbedder:
         Raises:
             StorageError: If the files are missing or damaged.
         """
-        return cls.from_state(read_folder(path, "embedder"))
+        return embedder_from_saved(read_folder(path, "embedder"))
 
-    def to_state(self) -> SavedState:
-        """Return what is saved: the terms in the order of the rows of the projection, and the projection."""
-        return SavedState(
-            {"terms": sorted(self.vocabulary, key=self.vocabulary.__getitem__)},
-            {"projection": self.projection},
-        )
 
-    @classmethod
-    def from_state(cls, state: SavedState) -> LocalEmbedder:
-        """Make the embedder that `to_state` was called on.
+def embedder_to_saved(embedder: LocalEmbedder) -> SavedState:
+    """Return what is saved: the terms in the order of the rows of the projection, and the projection."""
+    return SavedState(
+        {"terms": sorted(embedder.vocabulary, key=embedder.vocabulary.__getitem__)},
+        {"projection": embedder.projection},
+    )
 
-        Raises:
-            StorageError: If the state is damaged.
-        """
-        saved = state.strings("terms")
-        projection = state.array("projection", (len(saved), None), low=-_MAX_WEIGHT, high=_MAX_WEIGHT)
-        if not projection.size or len(set(saved)) < len(saved):  # nothing bounds the width of an array without rows
-            msg = f"{state.where}terms should be at least one, and each only once. The saved file is damaged."
-            raise StorageError(msg)
-        return cls({term: index for index, term in enumerate(saved)}, projection.astype(np.float32))
+
+def embedder_from_saved(state: SavedState) -> LocalEmbedder:
+    """Restore an embedder that `embedder_to_saved` saved.
+
+    Raises:
+        StorageError: If the state is damaged.
+    """
+    saved = state.strings("terms")
+    projection = state.array("projection", (len(saved), None), low=-_MAX_WEIGHT, high=_MAX_WEIGHT)
+    if not projection.size or len(set(saved)) < len(saved):  # nothing bounds the width of an array without rows
+        msg = f"{state.where}terms should be at least one, and each only once. The saved file is damaged."
+        raise StorageError(msg)
+    return LocalEmbedder({term: index for index, term in enumerate(saved)}, projection.astype(np.float32))
 
 
 def words(text: str) -> list[str]:

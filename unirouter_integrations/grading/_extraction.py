@@ -23,7 +23,7 @@ class AnswerCandidate(NamedTuple):
 
     Attributes:
         text: The text.
-        marked: Whether a field or a mark says that it is the final answer; False for the whole text.
+        marked: Whether a field or a mark announces it as the final answer; False for the whole text.
     """
 
     text: str
@@ -172,7 +172,7 @@ _DIGITS = r"(?:\d{1,3}(?:(?:,\d\d){1,9},\d{3}|(?:,\d{3})++)(?!\d)|\d++)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.\d++)?|(?<!\.)\.\d++)"
 _NUMBER = re.compile(
     rf"""
-      (?<=[A-Za-z\d)\]}}])[\^_]\{{?[-+]?[A-Za-z\d]*+        # an exponent or an index, which is not a number of its own
+      (?<=[A-Za-z\d)\]}}])[\^_]\{{?[-+]?[A-Za-z\d]*+        # an exponent or an index, which does not count as a number
     | (?P<minus>(?<![A-Za-z\d)\]}}])-)?
       (?<![A-Za-z\d])(?<!\d\.)
       (?:(?P<mixed>\d{{1,9}})[ ](?=\d{{1,9}}/\d))?

@@ -74,7 +74,7 @@ def judge(model: ModelLike, *, rubric: str = RUBRIC, price: Price | None = None)
     The score is the last "Score: X" that the judge writes. Without one, the answer could not be graded.
 
     Args:
-        model: A LangChain chat model or a LlamaIndex LLM; not the one that is profiled.
+        model: A LangChain chat model or a LlamaIndex LLM, but not the profiled model.
         rubric: When an answer scores 1 and when 0.
         price: The price of the judge's tokens; None to look it up under the model's name. `Price(0, 0)` if it is free.
 

@@ -240,14 +240,16 @@ async def _ask_query_engine(engine: Any, prompt: str) -> Answer:
 
 @contextmanager
 def collected_responses() -> Iterator[list[Any]]:
-    """Collect the responses of the LlamaIndex LLMs that are called inside the block."""
+    """Collect the responses of the LlamaIndex LLMs that are called in the block, also for outer blocks."""
     _collect_responses()
-    responses: list[Any] = []
+    outer, responses = _responses.get(), list[Any]()
     token = _responses.set(responses)
     try:
         yield responses
     finally:
         _responses.reset(token)
+        if outer is not None:
+            outer += responses
 
 
 @cache

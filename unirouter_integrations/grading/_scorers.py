@@ -47,7 +47,7 @@ def as_scorer(scorer: ScorerLike) -> Scorer:
             - a name: "exact", "choice", "number", "contains", "regex", "json", "tool_calls", or, for escalation, where
               there is no reference, "confidence" or "probability";
             - a `Scorer`, such as `similarity(...)`, `judge(...)` and `from_evaluator(...)` return;
-            - a LlamaIndex evaluator whose scores lie between 0 and 1, or that only says whether an answer passes;
+            - a LlamaIndex evaluator whose scores lie between 0 and 1, or that only decides whether an answer passes;
             - a callable `(answer, example)`, or one of the openevals shape, with any of the keyword arguments `inputs`
               (the prompt), `outputs` (the text of the answer) and `reference_outputs` (the reference). It returns a
               bool, a number from 0 to 1, None if it could not grade, a `Score`, `{"score": ..., "comment": ...}`, or
@@ -140,7 +140,7 @@ def regex(answer: Answer, example: Example) -> bool:
     r"""Right if the reference, or one of a list of references, is a regular expression that matches in the answer.
 
     It is searched for, as by `re.search`: begin with `(?i)` to ignore case, with `\A` and end with `\Z` to match the
-    whole answer. A pattern that backtracks for ever does so here, too.
+    whole answer. A pattern with catastrophic backtracking does not end here either.
     """
     try:
         patterns = [re.compile(text) for text in reference_texts("regex", example)]
@@ -172,7 +172,7 @@ def tool_call_equality(answer: Answer, example: Example) -> bool:
     """Right if the answer calls the tools of the reference, as often, with equal arguments, in any order.
 
     The reference is a list of `{"name": ..., "args": {...}}`, empty if no tool should be called. Arguments are equal
-    as in "json"; other keys of a call, and the text beside the calls, are ignored.
+    as in "json"; other keys of a call, and the text of the answer, are ignored.
     """
     reference = example.reference
     if not isinstance(reference, list | tuple) or not all(

@@ -116,7 +116,7 @@ class UniRouterFeedback(BaseCallbackHandler):
                 return
             for run in {run_id, call.root} if call else ():
                 known = self._decisions.get(run, [])
-                if call and call.decision not in known:  # the calls of one loop of tools share a decision
+                if call and not any(_is_shared(call.decision, each) for each in known):
                     kept = [each for each in known if not _replaces(call.decision, each)]
                     self._remember(self._decisions, run, [*kept, call.decision])
 
@@ -128,6 +128,12 @@ class UniRouterFeedback(BaseCallbackHandler):
         runs.move_to_end(run)
         while len(runs) > self._max_runs:
             runs.popitem(last=False)
+
+
+def _is_shared(decision: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two decisions are one, as for the calls of one loop of tools, in which later ones keep the model."""
+    how = {"basis", "excluded"}
+    return all(decision.get(key) == other.get(key) for key in (decision.keys() | other.keys()) - how)
 
 
 def _key(decision: Mapping[str, Any]) -> str:

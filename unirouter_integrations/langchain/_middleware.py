@@ -155,7 +155,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         if self._route_on == "call":
             return None
         (routed,) = self._serving.decide([self._request_of_run(state, runtime)])
-        return _update(state, routed)
+        return _update(routed)
 
     @override
     async def abefore_agent(self, state: AgentState[Any], runtime: Runtime[ContextT]) -> dict[str, Any] | None:
@@ -163,7 +163,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         if self._route_on == "call":
             return None
         (routed,) = await self._serving.adecide([self._request_of_run(state, runtime)])
-        return _update(state, routed)
+        return _update(routed)
 
     @override
     def wrap_model_call(
@@ -178,7 +178,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
                 return handler(_routed_request(request, routed))
 
         (routed,) = self._serving.decide([self._request_of_call(request)])
-        return _noted(request, *self._serving.call(routed, ask))
+        return _extended(*self._serving.call(routed, ask))
 
     @override
     async def awrap_model_call(
@@ -193,46 +193,49 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
                 return await handler(_routed_request(request, routed))
 
         (routed,) = await self._serving.adecide([self._request_of_call(request)])
-        return _noted(request, *await self._serving.acall(routed, ask))
+        return _extended(*await self._serving.acall(routed, ask))
 
     def _request_of_run(self, state: AgentState[Any], runtime: Runtime[ContextT]) -> CallRequest:
         """A run is decided before anything is known of its tools and its response format."""
-        goes_on = self._route_on == "thread" or in_tool_loop(state["messages"])
-        route: Any = state.get(_ROUTE) if goes_on else None
-        return self._request(state["messages"], runtime, route)
+        loop = in_tool_loop(state["messages"])
+        route: Any = state.get(_ROUTE)
+        kept = route if loop or self._route_on == "thread" else None
+        return self._request(state["messages"], runtime, kept, kept if loop else None)  # a thread has other questions
 
     def _request_of_call(self, request: ModelRequest[ContextT]) -> CallRequest:
         asked_for = ["tool_calling"] if request.tools else []
         asked_for += ["structured_output"] if request.response_format is not None else []
         goes_on = self._route_on != "call" or in_tool_loop(request.messages)
         route: Any = request.state.get(_ROUTE) if goes_on else None
-        return self._request(request.messages, request.runtime, route, asked_for)
+        return self._request(request.messages, request.runtime, route, route, asked_for)
 
     def _request(
         self,
         messages: Sequence[BaseMessage],
         runtime: Runtime[ContextT],
-        route: Mapping[str, Any] | None,
+        kept: Mapping[str, Any] | None,
+        noted: Mapping[str, Any] | None,
         asked_for: Sequence[str] = (),
     ) -> CallRequest:
-        options, loop = _options(runtime.context), in_tool_loop(messages)
+        options = _options(runtime.context)
         return CallRequest(
             question=last_human_text(messages),
             needs=needs_of(messages, asked_for),
             cost_weight=options.cost_weight,
             among=options.among,
-            kept=route["model"] if route else None,
-            is_in_tool_loop=loop,
-            noted=None if self._route_on == "thread" and not loop else route,  # a thread goes on to other questions
+            kept=kept["model"] if kept else None,
+            is_in_tool_loop=in_tool_loop(messages),
+            noted=noted,
         )
 
 
 def _options(context: Any) -> CallOptions:
     """The options of a run, in its context or in the `configurable` of its config."""
-    given = context if isinstance(context, Mapping) else getattr(context, "__dict__", None) or {}
-    configurable = ensure_config().get("configurable") or {}
-    both = {**configurable, **given}
-    return CallOptions.from_prefixed({key: value for key, value in both.items() if value is not None})
+    given: Mapping[str, Any] = context if isinstance(context, Mapping) else {}
+    if not given:
+        given = {name: getattr(context, name) for name in dir(context) if name.startswith(PREFIX)}
+    set_in_context = {key: value for key, value in given.items() if value is not None}
+    return CallOptions.from_prefixed({**(ensure_config().get("configurable") or {}), **set_in_context})
 
 
 def _routed_request(request: ModelRequest[ContextT], routed: RoutedCall) -> ModelRequest[ContextT]:
@@ -244,23 +247,29 @@ def _routed_request(request: ModelRequest[ContextT], routed: RoutedCall) -> Mode
     return request.override(model=model, messages=messages, model_settings=settings)
 
 
-def _update(state: Mapping[str, Any], routed: RoutedCall) -> dict[str, Any] | None:
+def _note(routed: RoutedCall) -> Mapping[str, Any]:
+    """The decision as plain JSON: the one in the state for as long as its model goes on."""
+    noted, decision = routed.request.noted, routed.decision
+    goes_on = noted and (noted["model"], noted["clusters"]) == (decision.model, decision.clusters)
+    return noted if noted and goes_on else decision.as_dict()
+
+
+def _update(routed: RoutedCall) -> dict[str, Any] | None:
     """What a decision changes in the state; None if its model has the run already."""
-    old, new = state.get(_ROUTE), routed.decision
-    if routed.request.kept is not None and old and (old["model"], old["clusters"]) == (new.model, new.clusters):
-        return None
-    return {_ROUTE: new.as_dict()}
+    note = _note(routed)
+    return None if note is routed.request.noted else {_ROUTE: note}
 
 
-def _noted(
-    request: ModelRequest[ContextT], routed: RoutedCall, response: ModelResponse[ResponseT]
+def _extended(
+    routed: RoutedCall, response: ModelResponse[ResponseT]
 ) -> ModelResponse[ResponseT] | ExtendedModelResponse[ResponseT]:
-    update = _update(request.state, routed)
+    """The response, with what its decision changes in the state."""
+    update = _update(routed)
     return response if update is None else ExtendedModelResponse(response, Command(update=update))
 
 
 def _as_bare_chat_model(name: object, model: Any) -> BaseChatModel:
-    made = as_chat_model(name, model)
+    made = as_chat_model(name, model) if isinstance(model, str) else model
     if not isinstance(made, BaseChatModel):
         msg = (
             f"The model {name!r} should be a bare chat model, or a name for init_chat_model such as "
@@ -290,7 +299,7 @@ _AGENTS = Framework(_as_bare_chat_model, capabilities_of, _is_refusal, _text_ans
 
 def _traced(routed: RoutedCall) -> AbstractContextManager[None]:
     """Have the runs inside carry the decision. `model.with_config` would hide the model from the agent."""
-    decision = {f"{PREFIX}{key}": value for key, value in routed.decision.as_dict().items()}
+    decision = {f"{PREFIX}{key}": value for key, value in _note(routed).items()}
     return traced(RunnableConfig(tags=["unirouter"], metadata=decision))
 
 

@@ -1,7 +1,7 @@
 """What a call is judged by, the question, never the retrieved text around it; and what kind of answer came back."""
 
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llama_index.core.base.llms.types import ToolCallBlock
@@ -11,6 +11,12 @@ from llama_index.core.prompts import BasePromptTemplate
 from unirouter_integrations.grading._models import field_of
 from unirouter_integrations.serving._capabilities import CHARACTERS_PER_TOKEN, Needs
 
+_CAPABILITY_OF_BLOCK = {
+    "audio": "audio_inputs",
+    "document": "pdf_inputs",
+    "image": "image_inputs",
+    "video": "video_inputs",
+}
 _ANSWERERS = frozenset({MessageRole.ASSISTANT, MessageRole.MODEL, MessageRole.CHATBOT})
 # What ReActAgent writes in the user's name: a tool's answer, and complaints about the form of the model's answer.
 _AGENT_PREFIXES = ("Observation:", "Error while parsing the output:", "FAILURE: Your previous response was empty.")
@@ -21,40 +27,39 @@ class Call(NamedTuple):
 
     Attributes:
         question: The text it is judged by.
-        tokens: The estimated length of its input.
-        has_tools: Whether tools are offered.
+        needs: What it needs of a model.
         is_in_tool_loop: Whether a model has already worked on the question: then the same one should go on.
     """
 
     question: str
-    tokens: int
-    has_tools: bool = False
+    needs: Needs
     is_in_tool_loop: bool = False
-
-    @property
-    def needs(self) -> Needs:
-        """What it needs of a model."""
-        return Needs(frozenset({"tool_calling"}) if self.has_tools else frozenset(), self.tokens)
 
 
 def call_of_text(prompt: str) -> Call:
     """Describe a completion: it is judged by its prompt."""
-    return Call(prompt, len(prompt) // CHARACTERS_PER_TOKEN)
+    return Call(prompt, Needs(tokens=len(prompt) // CHARACTERS_PER_TOKEN))
 
 
-def call_of_messages(messages: Sequence[ChatMessage], *, has_tools: bool = False) -> Call:
+def call_of_messages(messages: Sequence[ChatMessage], asked_for: Iterable[str] = ()) -> Call:
     """Describe a chat: it is judged by the last message of the user that has text, or by all text if there is none.
 
     In a loop of tool calls that stays the same, also for a ReAct agent, which reports its tools' answers as the user.
+
+    Args:
+        messages: The messages.
+        asked_for: The capabilities that are asked for beside them, such as `tool_calling`.
     """
     texts = [message.content or "" for message in messages]
-    tokens = sum(map(len, texts)) // CHARACTERS_PER_TOKEN
+    blocks = {getattr(block, "block_type", None) for message in messages for block in message.blocks}
+    inputs = {capability for block, capability in _CAPABILITY_OF_BLOCK.items() if block in blocks}
+    needs = Needs(frozenset(asked_for) | inputs, sum(map(len, texts)) // CHARACTERS_PER_TOKEN)
     worked_on = False
     for message, text in zip(reversed(messages), reversed(texts), strict=True):
         if message.role == MessageRole.USER and text and not text.startswith(_AGENT_PREFIXES):
-            return Call(text, tokens, has_tools, worked_on)
+            return Call(text, needs, worked_on)
         worked_on |= message.role in _ANSWERERS
-    return Call("\n".join(filter(None, texts)), tokens, has_tools, worked_on)
+    return Call("\n".join(filter(None, texts)), needs, worked_on)
 
 
 def call_of_template(llm: LLM, prompt: BasePromptTemplate, given: Mapping[str, Any]) -> Call:
@@ -64,7 +69,7 @@ def call_of_template(llm: LLM, prompt: BasePromptTemplate, given: Mapping[str, A
     if not (isinstance(question, str) and question):
         return call_of_messages(prompt.format_messages(llm=llm, **given))
     characters = sum(len(value) for value in values.values() if isinstance(value, str))
-    return Call(question, characters // CHARACTERS_PER_TOKEN)
+    return Call(question, Needs(tokens=characters // CHARACTERS_PER_TOKEN))
 
 
 def is_text(answer: object) -> bool:

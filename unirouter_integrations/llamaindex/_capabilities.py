@@ -7,7 +7,7 @@ from llama_index.core.llms import LLM, LLMMetadata
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
 from unirouter_integrations.errors import InvalidInputError
-from unirouter_integrations.serving._registry import ModelRegistry
+from unirouter_integrations.serving._registry import declared_capabilities, models_now
 
 
 def as_llm(name: object, model: object) -> LLM:
@@ -25,14 +25,19 @@ def as_llm(name: object, model: object) -> LLM:
     return model
 
 
-def takes_tools(model: LLM) -> bool:
-    """Whether a model can be offered tools."""
-    return isinstance(model, FunctionCallingLLM) and model.metadata.is_function_calling_model
-
-
 def capabilities_of(model: LLM) -> dict[str, Any]:
     """What an LLM is capable of, in the words that the rules of a call use."""
-    return {"tool_calling": takes_tools(model), "max_input_tokens": model.metadata.context_window}
+    takes_tools = isinstance(model, FunctionCallingLLM) and model.metadata.is_function_calling_model
+    return {"tool_calling": takes_tools, "max_input_tokens": model.metadata.context_window}
+
+
+def models_with_tools(models: Mapping[str, LLM]) -> dict[str, FunctionCallingLLM]:
+    """The models that can be offered tools."""
+    return {
+        name: model
+        for name, model in models_now(models).items()
+        if isinstance(model, FunctionCallingLLM) and _capabilities(name, model, models)["tool_calling"]
+    }
 
 
 def joint_metadata(models: Mapping[str, LLM]) -> LLMMetadata:
@@ -41,12 +46,12 @@ def joint_metadata(models: Mapping[str, LLM]) -> LLMMetadata:
     Prompts are packed into `context_window` before the model is known, so it is the shortest one. What a
     `ModelRegistry` declares comes before what a model says.
     """
-    if not models:
+    present = models_now(models)
+    if not present:
         return LLMMetadata(model_name="unirouter", is_chat_model=True)
-    declared = {name: models.capabilities(name) if isinstance(models, ModelRegistry) else {} for name in models}
-    stated = [{**capabilities_of(model), **declared[name]} for name, model in dict(models).items()]
+    stated = [_capabilities(name, model, models) for name, model in present.items()]
     window = min(each["max_input_tokens"] for each in stated)
-    longest_answer = max(model.metadata.num_output for model in models.values())
+    longest_answer = max(model.metadata.num_output for model in present.values())
     return LLMMetadata(
         model_name="unirouter",
         is_chat_model=True,
@@ -54,3 +59,7 @@ def joint_metadata(models: Mapping[str, LLM]) -> LLMMetadata:
         context_window=window,
         num_output=min(longest_answer, window // 2),  # what is packed needs the rest
     )
+
+
+def _capabilities(name: str, model: LLM, models: Mapping[str, LLM]) -> dict[str, Any]:
+    return {**capabilities_of(model), **declared_capabilities(name, models)}

@@ -40,10 +40,16 @@ from unirouter_integrations.llamaindex._calls import (
     is_refusal,
     is_text,
 )
-from unirouter_integrations.llamaindex._capabilities import as_llm, capabilities_of, joint_metadata, takes_tools
+from unirouter_integrations.llamaindex._capabilities import (
+    as_llm,
+    capabilities_of,
+    joint_metadata,
+    models_with_tools,
+)
 from unirouter_integrations.llamaindex._events import announce
-from unirouter_integrations.llamaindex._options import current_options
+from unirouter_integrations.llamaindex._options import options_of_call
 from unirouter_integrations.serving._health import Health
+from unirouter_integrations.serving._options import CallOptions
 from unirouter_integrations.serving._serving import (
     CallRequest,
     Fallback,
@@ -58,7 +64,7 @@ T = TypeVar("T")
 R = TypeVar("R", ChatResponse, CompletionResponse)
 M = TypeVar("M", bound=BaseModel)
 
-_MAX_REMEMBERED = 1024  # questions whose decisions are remembered for the next steps of their loops
+_MAX_REMEMBERED = 1024  # questions whose models are remembered for the next steps of their loops
 _SETTINGS_OF_MODELS = (
     "rate_limiter",
     "system_prompt",
@@ -170,7 +176,7 @@ class UniRouterLLM(FunctionCallingLLM):
     escalate: Any = Field(default=None, exclude=True, repr=False)
     _router: UniRouter = PrivateAttr()
     _models: MutableMapping[str, LLM] = PrivateAttr()
-    _remembered: OrderedDict[int, dict[str, Any]] = PrivateAttr(default_factory=OrderedDict)
+    _remembered: OrderedDict[int, str] = PrivateAttr(default_factory=OrderedDict)
     _lent_callbacks: dict[str, CallbackManager] = PrivateAttr(default_factory=dict)
     _health: Health = PrivateAttr()
 
@@ -386,11 +392,11 @@ class UniRouterLLM(FunctionCallingLLM):
         self, response: ChatResponse, error_on_no_tool_call: bool = True, **kwargs: Any
     ) -> list[ToolSelection]:
         """Read tool calls as the model that gave the response does; if no model is noted in it, as any model does."""
-        models = {name: model for name, model in dict(self._models).items() if takes_tools(model)}
+        models = models_with_tools(self._models)
         noted = response.additional_kwargs.get("unirouter", {}).get("model")
         if not models:
             return super().get_tool_calls_from_response(response, error_on_no_tool_call, **kwargs)
-        author = cast("FunctionCallingLLM", models.get(noted) or next(iter(models.values())))
+        author = models.get(noted) or next(iter(models.values()))
         return author.get_tool_calls_from_response(response, error_on_no_tool_call=error_on_no_tool_call, **kwargs)
 
     @override
@@ -455,49 +461,50 @@ class UniRouterLLM(FunctionCallingLLM):
     def _ask(self, call: Call, ask: Callable[[_Attempt], T], *, checked: bool = True) -> T:
         """Have the chosen model answer, or the next one by the rules of a call."""
         serving = self._serving_of(checked=checked)
-        (routed,) = serving.decide([self._request(call)])
-        routed, answer = serving.call(routed, lambda routed: ask(self._begin(routed)))
+        with options_of_call() as options:
+            (routed,) = serving.decide([self._request(call, options)])
+            routed, answer = serving.call(routed, lambda routed: ask(self._begin(routed)))
         self._remember(routed)
         return answer
 
     async def _aask(self, call: Call, ask: Callable[[_Attempt], Awaitable[T]], *, checked: bool = True) -> T:
         """Async version of `_ask`."""
         serving = self._serving_of(checked=checked)
-        (routed,) = await serving.adecide([self._request(call)])
-        routed, answer = await serving.acall(routed, lambda routed: ask(self._begin(routed)))
+        with options_of_call() as options:
+            (routed,) = await serving.adecide([self._request(call, options)])
+            routed, answer = await serving.acall(routed, lambda routed: ask(self._begin(routed)))
         self._remember(routed)
         return answer
 
     def _ask_stream(self, call: Call, ask: Callable[[_Attempt], Generator[T, None, None]]) -> Generator[T, None, None]:
         """Stream the answer of the chosen model, or of the next one by the rules of a call."""
         serving = self._serving_of()
-        (routed,) = serving.decide([self._request(call)])
-        return serving.stream(routed, lambda routed: ask(self._begin(routed)))
+        with options_of_call() as options:
+            (routed,) = serving.decide([self._request(call, options)])
+            return serving.stream(routed, lambda routed: ask(self._begin(routed)))
 
     async def _aask_stream(
         self, call: Call, ask: Callable[[_Attempt], Awaitable[AsyncGenerator[T, None]]]
     ) -> AsyncGenerator[T, None]:
         """Async version of `_ask_stream`. Closed early, it closes the model's stream at once."""
         serving = self._serving_of()
-        (routed,) = await serving.adecide([self._request(call)])
-        return await serving.astream(routed, lambda routed: ask(self._begin(routed)))
+        with options_of_call() as options:
+            (routed,) = await serving.adecide([self._request(call, options)])
+            return await serving.astream(routed, lambda routed: ask(self._begin(routed)))
 
     def _serving_of(self, *, checked: bool = True) -> Serving:
         if not self._models:
             raise NoModelError(_NO_MODELS)
         return self._serving if checked else replace(self._serving, check=None)
 
-    def _request(self, call: Call) -> CallRequest:
-        options = current_options()
-        noted = self._remembered.get(hash(call.question)) if call.is_in_tool_loop else None
+    def _request(self, call: Call, options: CallOptions) -> CallRequest:
         return CallRequest(
             question=call.question,
             needs=call.needs,
             cost_weight=options.cost_weight,
             among=options.among,
-            kept=noted["model"] if noted else None,
+            kept=self._remembered.get(hash(call.question)) if call.is_in_tool_loop else None,
             is_in_tool_loop=call.is_in_tool_loop,
-            noted=noted,
         )
 
     def _begin(self, routed: RoutedCall) -> _Attempt:
@@ -508,10 +515,10 @@ class UniRouterLLM(FunctionCallingLLM):
         return _Attempt(cast("FunctionCallingLLM", routed.model), routed.decision.as_dict())
 
     def _remember(self, routed: RoutedCall) -> None:
-        """Keep the decision about a question for the next steps of its loop; the oldest question is forgotten."""
+        """Keep which model works on a question, for the next steps of its loop; the oldest question is forgotten."""
         question = hash(routed.request.question)
         self._remembered.pop(question, None)  # to the end, in steps that other threads may come between
-        self._remembered[question] = routed.decision.as_dict()
+        self._remembered[question] = routed.decision.model
         if len(self._remembered) > _MAX_REMEMBERED:
             self._remembered.popitem(last=False)
 
@@ -530,7 +537,9 @@ class _StructuredUniRouterLLM(StructuredLLM):
     @override
     def predict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
         call = call_of_template(self, prompt, prompt_args)
-        return self.llm._ask(call, lambda attempt: self._around(attempt).predict(prompt, **prompt_args), checked=False)
+        return self.llm._ask(  # noqa: SLF001  # one LLM in two classes
+            call, lambda attempt: self._around(attempt).predict(prompt, **prompt_args), checked=False
+        )
 
     @override
     async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
@@ -542,12 +551,16 @@ class _StructuredUniRouterLLM(StructuredLLM):
     @override
     def stream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenGen:
         call = call_of_template(self, prompt, prompt_args)
-        return self.llm._ask_stream(call, lambda attempt: self._around(attempt).stream(prompt, **prompt_args))
+        return self.llm._ask_stream(  # noqa: SLF001  # one LLM in two classes
+            call, lambda attempt: self._around(attempt).stream(prompt, **prompt_args)
+        )
 
     @override
     async def astream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenAsyncGen:
         call = call_of_template(self, prompt, prompt_args)
-        return await self.llm._aask_stream(call, lambda attempt: self._around(attempt).astream(prompt, **prompt_args))
+        return await self.llm._aask_stream(  # noqa: SLF001  # one LLM in two classes
+            call, lambda attempt: self._around(attempt).astream(prompt, **prompt_args)
+        )
 
     def _around(self, attempt: _Attempt) -> StructuredLLM:
         """The same form around the chosen model."""
@@ -556,7 +569,7 @@ class _StructuredUniRouterLLM(StructuredLLM):
 
 def _call_with_tools(user_msg: str | ChatMessage | None, history: Sequence[ChatMessage] | None) -> Call:
     asked = [ChatMessage(user_msg)] if isinstance(user_msg, str) else [user_msg] if user_msg else []
-    return call_of_messages([*(history or ()), *asked], has_tools=True)
+    return call_of_messages([*(history or ()), *asked], asked_for={"tool_calling"})
 
 
 def _without_models(router: UniRouter, settings: dict[str, Any]) -> UniRouterLLM:

@@ -14,7 +14,9 @@ _current: ContextVar[CallOptions] = ContextVar("unirouter_call_options", default
 def call_options(
     *, cost_weight: float | None = None, among: Iterable[str] | None = None, model: str | None = None
 ) -> Iterator[None]:
-    """Set the options of all routed calls inside the block, of this thread or task and those it starts.
+    """Set the options of all routed calls inside the block: in this thread, or in this task and those it starts.
+
+    Blocks can be nested: what the inner one leaves out is that of the outer one.
 
     Args:
         cost_weight: lambda of these calls; None for that of the LLM, or else the router's.
@@ -30,13 +32,32 @@ def call_options(
             response = query_engine.query("Who invented it?")
         ```
     """
-    token = _current.set(CallOptions.of(cost_weight=cost_weight, among=among, model=model))
-    try:
+    outer, given = _current.get(), CallOptions.of(cost_weight=cost_weight, among=among, model=model)
+    weight = outer.cost_weight if given.cost_weight is None else given.cost_weight
+    with _set(CallOptions(weight, given.among or outer.among)):
         yield
-    finally:
-        _current.reset(token)
 
 
 def current_options() -> CallOptions:
     """The options of the surrounding block."""
     return _current.get()
+
+
+@contextmanager
+def options_of_call() -> Iterator[CallOptions]:
+    """The options of one call, which is made inside the block.
+
+    Its candidates are dropped there: a router among the models, or a judge of answers, has other models.
+    """
+    options = _current.get()
+    with _set(options._replace(among=None)):
+        yield options
+
+
+@contextmanager
+def _set(options: CallOptions) -> Iterator[None]:
+    token = _current.set(options)
+    try:
+        yield
+    finally:
+        _current.reset(token)

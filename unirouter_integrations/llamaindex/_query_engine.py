@@ -1,6 +1,7 @@
 """`UniRouterQueryEngine`: one retrieval for each query, and an answer by the model chosen for it."""
 
 from collections.abc import MutableMapping, Sequence
+from inspect import signature
 from typing import Any, NamedTuple
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
@@ -17,6 +18,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.core.settings import Settings
 from typing_extensions import override
 
+from unirouter_integrations._checks import check_known
 from unirouter_integrations._router import UniRouter
 from unirouter_integrations.core import LLMProfile
 from unirouter_integrations.grading import Price, ScorerLike
@@ -24,10 +26,11 @@ from unirouter_integrations.grading._models import collected_responses
 from unirouter_integrations.llamaindex._calls import is_refusal
 from unirouter_integrations.llamaindex._capabilities import as_llm, capabilities_of
 from unirouter_integrations.llamaindex._events import announce
-from unirouter_integrations.llamaindex._options import current_options
+from unirouter_integrations.llamaindex._options import options_of_call
 from unirouter_integrations.llamaindex._query_vectors import QueryVectors
 from unirouter_integrations.llamaindex._selector import UniRouterSelectorResult
 from unirouter_integrations.serving._capabilities import CHARACTERS_PER_TOKEN, Needs
+from unirouter_integrations.serving._options import CallOptions
 from unirouter_integrations.serving._serving import (
     CallRequest,
     Fallback,
@@ -51,7 +54,9 @@ def _is_refusal(written: _Written) -> bool:
 
 
 def _text_answer(written: _Written) -> str | None:
-    return written.response.response if isinstance(written.response, Response) else None
+    response = written.response
+    # Where nothing was retrieved, LlamaIndex gives a fixed text and asks no model.
+    return response.response if isinstance(response, Response) and response.source_nodes else None
 
 
 _ENGINES = Framework(as_llm, capabilities_of, _is_refusal, _text_answer)
@@ -74,17 +79,18 @@ class UniRouterQueryEngine(BaseQueryEngine):
         node_postprocessors: Applied to what was retrieved, in order.
         callback_manager: None for that of `Settings`.
         fallback: Whether the next best model writes the answer if one fails, see `UniRouterLLM`; with `"refusals"` also
-            if one of the LLM calls for it was refused. A streamed answer fails only where it is read, when another
-            model can no longer take over; for that, let the index's own query engine have a `UniRouterLLM`.
+            if one of the LLM calls for it was refused. No other model takes over from a streamed answer, which fails
+            only where it is read, nor after a `ValueError` or `TypeError` in the refining response modes, where
+            LlamaIndex logs it and goes on; for that, let the index's own query engine have a `UniRouterLLM`.
         cooldown: See `UniRouterLLM`.
-        default: See `UniRouterLLM`.
+        default: See `UniRouterLLM`. With `embed_model`, a query that cannot be embedded cannot be retrieved either.
         embedding_timeout: See `UniRouterLLM`.
         escalate: See `UniRouterLLM`. Streamed answers are not checked.
         synthesis: What `get_response_synthesizer` takes: `response_mode`, `streaming`, `text_qa_template`, ...
 
     Raises:
-        InvalidInputError: If a model has no profile or is no LLM, an argument is out of range, or the router was fitted
-            with another embedding model than `embed_model`.
+        InvalidInputError: If a model has no profile or is no LLM, an argument is unknown or out of range, or the router
+            was fitted with another embedding model than `embed_model`.
 
     Example:
         ```python
@@ -110,18 +116,17 @@ class UniRouterQueryEngine(BaseQueryEngine):
         escalate: ScorerLike | None = None,
         **synthesis: Any,
     ) -> None:
-        self._serving = Serving(
-            router,
-            models,
-            _ENGINES,
-            health_of(models),
-            cost_weight,
-            fallback,
-            cooldown,
-            default,
-            embedding_timeout,
-            as_check(escalate),
-        )
+        arguments = {**signature(get_response_synthesizer).parameters, **signature(UniRouterQueryEngine).parameters}
+        check_known(synthesis, arguments.keys() - {"llm", "synthesis"}, "UniRouterQueryEngine")
+        self.router = router
+        self.models = models
+        self.cost_weight = cost_weight
+        self.fallback = fallback
+        self.cooldown = cooldown
+        self.default = default
+        self.embedding_timeout = embedding_timeout
+        self.escalate = as_check(escalate)
+        self._health = health_of(models)
         self._serving.validate()
         super().__init__(callback_manager=callback_manager or Settings.callback_manager)
         self._vectors = QueryVectors(router, embed_model)
@@ -135,14 +140,20 @@ class UniRouterQueryEngine(BaseQueryEngine):
             self._synthesizer(name, model)  # now, so that a wrong argument is refused at once
 
     @property
-    def router(self) -> UniRouter:
-        """The fitted router."""
-        return self._serving.router
-
-    @property
-    def models(self) -> MutableMapping[str, LLM]:
-        """The LLMs by name: the dict or registry that was given."""
-        return self._serving.models
+    def _serving(self) -> Serving:
+        """The rules of its calls, with its settings as they are now."""
+        return Serving(
+            self.router,
+            self.models,
+            _ENGINES,
+            self._health,
+            self.cost_weight,
+            self.fallback,
+            self.cooldown,
+            self.default,
+            self.embedding_timeout,
+            self.escalate,
+        )
 
     def register(self, name: str, model: LLM, profile: LLMProfile, *, price: Price | None = None) -> None:
         """Let a new model take part from now on; or replace one.
@@ -196,8 +207,10 @@ class UniRouterQueryEngine(BaseQueryEngine):
                 synthesizer = self._begin(routed)
                 return _Written(synthesizer.synthesize(query_bundle, nodes, additional_source_nodes), responses)
 
-        (routed,) = self._serving.decide([self._request(query_bundle, nodes)])
-        return self._noted(*self._serving.call(routed, ask))
+        serving = self._serving
+        with options_of_call() as options:
+            (routed,) = serving.decide([self._request(query_bundle, nodes, options)])
+            return self._noted(*serving.call(routed, ask))
 
     @override
     async def asynthesize(
@@ -213,8 +226,10 @@ class UniRouterQueryEngine(BaseQueryEngine):
                 synthesizer = self._begin(routed)
                 return _Written(await synthesizer.asynthesize(query_bundle, nodes, additional_source_nodes), responses)
 
-        (routed,) = await self._serving.adecide([self._request(query_bundle, nodes)])
-        return self._noted(*await self._serving.acall(routed, ask))
+        serving = self._serving
+        with options_of_call() as options:
+            (routed,) = await serving.adecide([self._request(query_bundle, nodes, options)])
+            return self._noted(*await serving.acall(routed, ask))
 
     @override
     def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
@@ -237,10 +252,9 @@ class UniRouterQueryEngine(BaseQueryEngine):
         """None: templates are given to the constructor, and hold for models that join later."""
         return {}
 
-    def _request(self, query: QueryBundle, nodes: Sequence[NodeWithScore]) -> CallRequest:
+    def _request(self, query: QueryBundle, nodes: Sequence[NodeWithScore], options: CallOptions) -> CallRequest:
         # Nodes are packed for the chosen model's context, each by itself if need be; so the longest one has to fit.
         longest = max((len(node.get_content()) for node in nodes if isinstance(node.node, TextNode)), default=0)
-        options = current_options()
         return CallRequest(
             question=query.query_str,
             needs=Needs(tokens=(len(query.query_str) + longest) // CHARACTERS_PER_TOKEN),

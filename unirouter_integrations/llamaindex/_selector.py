@@ -41,9 +41,10 @@ class UniRouterSelector(BaseSelector):
     """Selects, for each query, the one tool whose model has the least expected error plus weighted cost.
 
     For a `RouterQueryEngine` or a `RouterRetriever`: each tool is named after a registered model. A query is judged by
-    its text. `call_options` apply. The result is at `response.metadata["selector_result"]`; its reason is a sentence and its `decision` the
-    `RoutingDecision`. A `RouterQueryEngine` keeps the tools it was made with; to let models join later, take
-    `UniRouterQueryEngine` or `UniRouterLLM`.
+    its text. For options of single queries see `call_options`. The result is at
+    `response.metadata["selector_result"]`; its reason is a sentence and its `decision` the `RoutingDecision`. A
+    `RouterQueryEngine` keeps the tools it was made with; to let models join later, take `UniRouterQueryEngine` or
+    `UniRouterLLM`.
 
     Args:
         router: The fitted router.

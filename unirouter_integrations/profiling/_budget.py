@@ -18,7 +18,7 @@ class CallCost:
 
     Attributes:
         usd: The cost so far, in USD.
-        is_answered: Whether the model has answered, so that the cost tells what other calls may cost.
+        is_answered: Whether the model has answered, so that its cost predicts that of other calls.
     """
 
     usd: float = 0.0

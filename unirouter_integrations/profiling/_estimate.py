@@ -14,7 +14,8 @@ from unirouter_integrations.grading import Example, ModelLike, Price, ScorerLike
 from unirouter_integrations.grading._models import total_usage
 from unirouter_integrations.grading._records import as_example
 from unirouter_integrations.profiling._journal import Entry, Keys, open_journal, read_entries
-from unirouter_integrations.profiling._target import CHARACTERS_PER_TOKEN, ProfilingTarget, most_informative_examples
+from unirouter_integrations.profiling._target import ProfilingTarget, most_informative_examples
+from unirouter_integrations.serving._capabilities import CHARACTERS_PER_TOKEN
 
 _BATCH_SIZE = 256  # examples that are looked up in the journal with one query
 

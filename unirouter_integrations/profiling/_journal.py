@@ -240,7 +240,9 @@ def open_journal(path: str | os.PathLike[str] | None) -> sqlite3.Connection:
             connection.close()
             raise
     except (sqlite3.Error, UnicodeDecodeError) as error:  # the schema of a damaged file may not be text
-        msg = f"The journal {where!r} cannot be opened: {error}. Use a file of its own in a folder that exists."
+        msg = (
+            f"The journal {where!r} cannot be opened: {error}. The journal needs its own file, in a folder that exists."
+        )
         raise StorageError(msg) from error
     return connection
 
@@ -309,6 +311,6 @@ def read_entries(connection: sqlite3.Connection, keys: Sequence[Keys]) -> dict[K
 def _checked(row: Sequence[Any], types: Sequence[Any]) -> Sequence[Any]:
     """Return the values of a row, if they have the types that were stored. SQLite accepts any type in any column."""
     if not all(map(isinstance, row, types)):
-        msg = "A value has another type than the one that was stored."
+        msg = "A value does not have the type that was stored."
         raise ValueError(msg)
     return row

@@ -24,8 +24,7 @@ from unirouter_integrations.grading import (
 from unirouter_integrations.grading._models import is_same_model, model_name
 from unirouter_integrations.grading._records import as_example
 from unirouter_integrations.profiling._journal import Keys, keys_of
-
-CHARACTERS_PER_TOKEN = 4  # a rule of thumb for English text, used before a model has reported its tokens
+from unirouter_integrations.serving._capabilities import CHARACTERS_PER_TOKEN
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class Totals:
         """Return the profile so far; None if no answer is graded."""
         if self._graded is None or not self._failed_as_wrong.any():
             return self._graded
-        # They are added here, with the cost of the answers, because a failed call does not tell what a call costs.
+        # They are added here, with the cost of the answers, because a failed call does not show what a call costs.
         return self._graded + replace(self._graded, counts=self._failed_as_wrong, losses=self._failed_as_wrong)
 
     @property

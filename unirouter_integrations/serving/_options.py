@@ -36,7 +36,7 @@ class CallOptions(NamedTuple):
             return cls(weight)
         names = tuple(among) if isinstance(among, Iterable) and not isinstance(among, str) else ()
         if not (names and all(isinstance(name, str) for name in names)):
-            msg = "unirouter_among should be a list of one or more names of models, and unirouter_model one name."
+            msg = "among should be a list of one or more names of models, and model one name."
             raise InvalidInputError(msg)
         return cls(weight, names)
 

@@ -153,6 +153,11 @@ def check_price(name: str, price: object) -> None:
         raise InvalidInputError(msg)
 
 
+def declared_capabilities(name: str, models: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The capabilities of a model that a registry declares; empty for a dict."""
+    return models.capabilities(name) if isinstance(models, ModelRegistry) else {}
+
+
 def price_of_model(name: str, models: Mapping[str, Any], profiles: Mapping[str, LLMProfile]) -> Price | None:
     """The price of a model: from the registry, or as `profile_model` noted it; None if neither is there."""
     price = models.price(name) if isinstance(models, ModelRegistry) else None

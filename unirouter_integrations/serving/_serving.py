@@ -39,7 +39,13 @@ from unirouter_integrations.grading._models import answer_of
 from unirouter_integrations.serving._capabilities import Needs, incapabilities
 from unirouter_integrations.serving._failures import is_fault_of_model, is_refusal_error, is_survivable, retry_after
 from unirouter_integrations.serving._health import Health
-from unirouter_integrations.serving._registry import ModelRegistry, check_price, models_now, noted_price
+from unirouter_integrations.serving._registry import (
+    ModelRegistry,
+    check_price,
+    declared_capabilities,
+    models_now,
+    noted_price,
+)
 
 T = TypeVar("T")
 
@@ -80,7 +86,7 @@ class CallRequest:
         among: The models that may take it; None for all. One model alone is forced: no other takes over.
         kept: The model that already works on the conversation. It goes on if it may and can; others only take over.
         is_in_tool_loop: Whether `kept` is in the middle of a loop of tool calls; then it goes on even if it cools down.
-        noted: The decision about the same question as plain JSON, which spares the embedding.
+        noted: The decision about the same question as plain JSON, which spares the embedding if its model goes on.
         vector: The embedding of the question, `(d,)`, which spares it as well.
         surcharges: What calls of some models cost beyond their profiles.
     """
@@ -353,7 +359,7 @@ class Serving:
                 texts = [requests[row].question for row in to_embed]
                 embedded = yield Embed(snapshot.clusters, texts, self.embedding_timeout)
             except Exception as error:
-                if self.default is None:
+                if self.default is None and any(terms[row].kept is None for row in to_embed):
                     raise
                 embedded = np.zeros((len(to_embed), snapshot.clusters.dimension), np.float32)
                 for row in to_embed:
@@ -404,12 +410,12 @@ class Serving:
         )
 
     def _without_embedding(self, terms: _Terms, error: Exception) -> _Terms:
-        """The terms of a call whose prompt could not be embedded: the default model answers, if it may."""
-        if self.default not in terms.among:
+        """The terms of a call whose prompt could not be embedded: unless a model is kept, the default one answers."""
+        if terms.kept is not None or self.default not in terms.among:
             return terms
         reason = f"the prompt could not be embedded ({type(error).__name__})"
         others = (Exclusion(name, "not_embedded", reason) for name in terms.among if name != self.default)
-        return terms._replace(among=(self.default,), excluded=(*terms.excluded, *others), kept=None)
+        return terms._replace(among=(self.default,), excluded=(*terms.excluded, *others))
 
     def _call(self, routed: RoutedCall) -> Rule[tuple[RoutedCall, Any]]:
         standing: tuple[RoutedCall, Any] | None = None  # an answer that is doubted, in case that no better one comes
@@ -459,10 +465,7 @@ class Serving:
         return _rerouted(routed, exclusion, routed.decision.better)
 
     def _capabilities(self, name: str, model: Any) -> Mapping[str, Any]:
-        stated = self.framework.capabilities_of(model)
-        if isinstance(self.models, ModelRegistry):
-            return {**stated, **self.models.capabilities(name)}
-        return stated
+        return {**self.framework.capabilities_of(model), **declared_capabilities(name, self.models)}
 
 
 class _Terms(NamedTuple):
