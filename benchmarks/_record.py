@@ -37,27 +37,28 @@ def medians(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def record(figures: Mapping[str, Any]) -> None:
+def record(figures: Mapping[str, Any], command: str | None = None) -> None:
     """Write figures to `results/<name of the script>.json`, if the command line has `--record`.
 
     Beside the figures there are the date, the command and the versions of packages, and nothing about the machine.
 
     Args:
         figures: Plain JSON. Floats are rounded to four digits.
+        command: The command that was run; None for the script and its arguments.
     """
     if "--record" not in sys.argv:
         return
     script, *arguments = sys.argv
     threads = os.environ.get("OMP_NUM_THREADS")
     shown = [Path(argument).name if Path(argument).exists() else argument for argument in arguments]
-    command = [
+    parts = [
         *([f"OMP_NUM_THREADS={threads}"] if threads else []),
         "python",
         f"benchmarks/{Path(script).name}",
         *shown,
     ]
     facts = {
-        "command": " ".join(command),
+        "command": command or " ".join(parts),
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {"python": python_version(), **_versions()},
         "figures": _rounded(figures),

@@ -1,5 +1,6 @@
 """Shared fixtures: a toy embedder whose clusters are known, vectors whose clusters overlap, and routers over them."""
 
+import os
 import re
 from collections.abc import Generator, Sequence
 from functools import cache
@@ -21,6 +22,11 @@ OF_EXTRAS = {
     *("langchain", "langchain_core", "langchain_openai", "langchain_tests", "langgraph", "llama_index"),
     *("httpx", "matplotlib", "openai", "opentelemetry", "pyarrow"),
 }
+
+
+def pytest_configure() -> None:
+    """Tests run in several processes, one a core: more threads in each would wait for each other, twice as long."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,15 +1,84 @@
-"""One way to refuse bad input: numbers, names and packages that are not installed."""
+"""One way to refuse bad input: numbers, names and packages that are not installed. And one way to show it."""
 
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
 from unirouter_integrations.errors import InvalidInputError, MissingDependencyError
+
+_LONGEST_NAME = 200  # characters; the longest names of models on Hugging Face have 193
+# What may be shown of a text: a name. It has no spaces, and is in ASCII, because not all scripts have spaces. Keys of
+# providers hold long runs of letters and digits, or are UUIDs.
+_NAME = re.compile(r"\w[\w.:/@+-]{0,63}", re.ASCII)
+_KEY = re.compile(r"(?=[a-z]*\d)[a-z\d]{16}|[a-f\d]{8}(-[a-f\d]{4}){3}", re.IGNORECASE)
+_SCHEME = re.compile(r"[a-z][a-z\d+.-]{0,19}", re.IGNORECASE)
+_HOST = re.compile(r"[\w.-]{1,100}(:\d{1,5})?")
+_LARGEST_SHOWN = 10**18  # longer whole numbers are shown as floating-point numbers
+
+
+def shown(value: object) -> str:
+    """Describe a value that a user gave, for a message that refuses it.
+
+    It may be anything, in the wrong place: a prompt, a key, a client whose representation holds a password. So only
+    numbers, None, booleans and texts that can be names are shown; of a URL the scheme and the host; of anything else
+    the type.
+    """
+    if value is None or isinstance(value, bool):
+        return str(value)
+    if isinstance(value, Real):
+        with suppress(Exception):  # of numbers that are too large, and of types of other people
+            return repr(int(value) if isinstance(value, Integral) and abs(value) < _LARGEST_SHOWN else float(value))
+    if type(value) is str:
+        if not value or (_NAME.fullmatch(value) and "://" not in value and not _KEY.search(value)):
+            return repr(value)
+        if "://" in value and (redacted := _redacted_url(value)):
+            return repr(redacted)
+        return f"<text of {len(value):,} characters>"
+    return f"<{type(value).__name__}>"
+
+
+def shown_path(path: str | os.PathLike[str]) -> str:
+    """Return a path for messages and log records, in quotes: of a URL the scheme and the host, the rest may be secret."""
+    text = os.fspath(path)
+    return repr(_redacted_url(text) or "a URL" if is_url(text) else text)
+
+
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is a URL."""
+    return "://" in str(os.fspath(path))
+
+
+def _redacted_url(text: str) -> str:
+    """Return the schemes of a URL and the host at its end ("zip://...::s3://bucket/..."); empty if it is no URL."""
+    *outer, last = ([*part.partition("://")] for part in text.split("::"))
+    if not all(_SCHEME.fullmatch(scheme) for scheme, *_ in (*outer, last)):
+        return ""
+    authority = re.split(r"[/?#;\\]", last[2], maxsplit=1)[0]
+    host = authority.rpartition("@")[2]
+    # An @ that comes later may end a password with a slash in it.
+    is_host = _HOST.fullmatch(host) and "@" not in last[2][len(authority) :]
+    return "".join(f"{scheme}://...::" for scheme, *_ in outer) + f"{last[0]}://{f'{host}/' if is_host else ''}..."
+
+
+def check_name(value: Any, what: str) -> str:
+    """Check the name of a model.
+
+    It is printed, logged and saved. So it holds no control characters, by which it could look like something else.
+
+    Raises:
+        InvalidInputError: If it is no text, empty, very long, or holds characters that cannot be printed.
+    """
+    if isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME and value.isprintable():
+        return str(value)
+    msg = f"{what} should be a text of 1 to {_LONGEST_NAME} printable characters, but is {shown(value)}."
+    raise InvalidInputError(msg)
 
 
 def number(value: Any, what: str, *, low: float = 0.0, high: float = math.inf, positive: bool = False) -> float:
@@ -34,7 +103,7 @@ def number(value: Any, what: str, *, low: float = 0.0, high: float = math.inf, p
         allowed = f"of at least {low:g}"
     else:
         allowed = f"from {low:g} to {high:g}"
-    msg = f"{what} should be a number {allowed}, but is {value!r}."
+    msg = f"{what} should be a number {allowed}, but is {shown(value)}."
     raise InvalidInputError(msg)
 
 
@@ -58,7 +127,7 @@ def whole_number(value: Any, what: str, *, low: int, high: int | None = None) ->
         if low <= found and (high is None or found <= high):
             return found
     allowed = f"of at least {low}" if high is None else f"from {low} to {high}"
-    msg = f"{what} should be a whole number {allowed}, but is {value!r}."
+    msg = f"{what} should be a whole number {allowed}, but is {shown(value)}."
     raise InvalidInputError(msg)
 
 
@@ -69,10 +138,9 @@ def one_of(value: Any, what: str, allowed: Iterable[Any]) -> None:
         InvalidInputError: If it is not; the message names the nearest one.
     """
     choices = list(allowed)
-    if value not in choices:
-        msg = (
-            f"{what} should be one of {', '.join(map(repr, choices))}, but is {value!r}.{did_you_mean(value, choices)}"
-        )
+    if not isinstance(value, str | bool) or value not in choices:
+        names = ", ".join(map(repr, choices))
+        msg = f"{what} should be one of {names}, but is {shown(value)}.{did_you_mean(value, choices)}"
         raise InvalidInputError(msg)
 
 
@@ -84,15 +152,17 @@ def check_known(names: Iterable[str], known: Iterable[str], what: str) -> None:
     """
     choices = sorted(known)
     for name in names:
-        if name not in choices:
-            hint = did_you_mean(name, choices) or f" Known are {', '.join(choices)}."
-            msg = f"{what} has no {name!r}.{hint}"
+        if not isinstance(name, str) or name not in choices:
+            hint = did_you_mean(name, choices) or f" Known are {', '.join(choices) or 'none'}."
+            msg = f"{what} has no {shown(name)}.{hint}"
             raise InvalidInputError(msg)
 
 
 def did_you_mean(name: Any, known: Iterable[Any]) -> str:
     """A sentence that names the nearest known name, with a space before it; empty if none is near."""
-    near = get_close_matches(str(name), [str(each) for each in known], n=1, cutoff=0.6)
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+        return ""
+    near = get_close_matches(name, [str(each) for each in known], n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

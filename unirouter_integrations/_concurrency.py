@@ -1,14 +1,15 @@
-"""Threads, timeouts and the border between synchronous and asynchronous code."""
+"""Threads, forks, timeouts and the border between synchronous and asynchronous code."""
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from unirouter_integrations.errors import InvalidInputError
 
@@ -19,12 +20,61 @@ T = TypeVar("T")
 
 _MAX_EXECUTOR_THREADS = 256  # of the background loop; more calls than that wait for each other
 _POLL_SECONDS = 0.1  # how often a waiting thread looks for Ctrl-C
+_MAX_GUARDED_THREADS = 64  # per guard, those that hang included; further calls wait for one of them to end
+_TIMEOUTS_UNTIL_PAUSE = 3  # in a row
+_FIRST_PAUSE_SECONDS = 30.0  # doubled whenever the next call takes too long as well, ...
+_LONGEST_PAUSE_SECONDS = 3600.0  # ... up to this: one hanging thread per hour
+
+
+class _Forkable(Protocol):
+    def after_fork(self) -> None:
+        """Make the object usable in a forked process, which has none of the threads of its parent."""
+
+
+_forkable: weakref.WeakKeyDictionary[_Forkable, None] = weakref.WeakKeyDictionary()
+
+
+def renew_after_fork(thing: _Forkable) -> None:
+    """Have `thing.after_fork()` called in every process that is forked from this one, in the order of these calls.
+
+    A forked process has a copy of the memory, but only the thread that forked. What other threads had locked stays
+    locked in it, and what they had begun stays half done. The object is not kept alive.
+    """
+    _forkable[thing] = None
+
+
+def _renew_all() -> None:
+    for thing in list(_forkable):
+        thing.after_fork()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_renew_all)
+
+
+class ForkSafeLock:
+    """A lock that is free in a forked process, even if a thread of the parent held it."""
+
+    def __init__(self) -> None:
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """See `renew_after_fork`."""
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 class PeriodicThread:
     """Calls a method again and again in a thread of its own.
 
-    The thread does not keep the method's object alive. It ends with the object, with the process, or with `stop`.
+    The thread does not keep the method's object alive. It ends with the object, with the process, or with `stop`. A
+    forked process starts a thread of its own.
 
     Args:
         method: A bound method without arguments that raises nothing.
@@ -38,10 +88,11 @@ class PeriodicThread:
         self._name = name
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        weakref.finalize(method.__self__, self._stopped.set)  # type: ignore[attr-defined]  # it is a bound method
+        weakref.finalize(method.__self__, self._end)  # type: ignore[attr-defined]  # it is a bound method
+        renew_after_fork(self)
 
     def start(self) -> None:
-        """Start the thread if it is not running. A forked process has to start it again."""
+        """Start the thread if it is not running."""
         if (self._thread is None or not self._thread.is_alive()) and not self._stopped.is_set():
             self._thread = threading.Thread(
                 target=_repeat, args=(self._method, self._every, self._stopped), name=self._name, daemon=True
@@ -54,6 +105,15 @@ class PeriodicThread:
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
+    def after_fork(self) -> None:
+        """See `renew_after_fork`."""
+        if self._thread is not None and not self._stopped.is_set():
+            self._thread, self._stopped = None, threading.Event()
+            self.start()
+
+    def _end(self) -> None:
+        self._stopped.set()
+
 
 def _repeat(method: weakref.WeakMethod[Callable[[], None]], every: float, stopped: threading.Event) -> None:
     while not stopped.wait(min(every, threading.TIMEOUT_MAX)) and (call := method()) is not None:
@@ -61,7 +121,7 @@ def _repeat(method: weakref.WeakMethod[Callable[[], None]], every: float, stoppe
         del call  # no reference is held while the thread waits
 
 
-def run_with_timeout(seconds: float | None, call: Callable[[], T]) -> T:
+def run_with_timeout(seconds: float | None, call: Callable[[], T], threads: threading.Semaphore | None = None) -> T:
     """Return the result of a call, or raise `TimeoutError` if it takes longer.
 
     A call that takes longer is not interrupted. It goes on in its thread.
@@ -69,27 +129,117 @@ def run_with_timeout(seconds: float | None, call: Callable[[], T]) -> T:
     Args:
         seconds: The timeout; None for none, and then no thread is made.
         call: The call.
+        threads: How many threads may run, those of calls that go on included; None for any number. A call that is given
+            no thread in time is not made.
     """
     if seconds is None:
         return call()
+    deadline = time.monotonic() + seconds
     results: list[T] = []
     errors: list[BaseException] = []
+    if threads is None or threads.acquire(timeout=seconds):
 
-    def work() -> None:
+        def work() -> None:
+            try:
+                results.append(call())
+            except BaseException as error:  # noqa: BLE001  # raised below, in the waiting thread
+                errors.append(error)
+            finally:
+                if threads is not None:
+                    threads.release()
+
+        thread = threading.Thread(target=work, name="unirouter-call", daemon=True)
         try:
-            results.append(call())
-        except BaseException as error:  # noqa: BLE001  # raised below, in the waiting thread
-            errors.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
+            thread.start()
+        except RuntimeError:  # there are too many threads
+            if threads is not None:
+                threads.release()
+            raise
+        thread.join(max(deadline - time.monotonic(), 0))
     if errors:
         raise errors[0]
     if not results:
         msg = f"It took longer than {seconds:g} s."
         raise TimeoutError(msg)
     return results[0]
+
+
+class HangGuard:
+    """Makes calls that may never return: each with a timeout, in a limited number of threads.
+
+    After three timeouts in a row, calls fail at once for 30 seconds. Then one call is let through. If that takes too
+    long as well, the pause doubles, up to an hour; otherwise all are let through again.
+    """
+
+    def __init__(self) -> None:
+        self._timeouts = 0  # in a row
+        self._pause = 0.0  # seconds
+        self._paused_until = 0.0  # on the monotonic clock
+        self._lock = ForkSafeLock()
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """See `renew_after_fork`."""
+        self._threads = threading.Semaphore(_MAX_GUARDED_THREADS)
+
+    def call(self, timeout: float | None, function: Callable[[], T]) -> T:
+        """Return the result of a function.
+
+        Args:
+            timeout: After how many seconds to give up; None for never, and then it is called without any guard.
+            function: The function.
+
+        Raises:
+            TimeoutError: If it takes longer, or if the calls before it did.
+            Exception: What the function raises.
+        """
+        if timeout is None:
+            return function()
+        with self._guarded(timeout):
+            return run_with_timeout(timeout, function, self._threads)
+
+    async def acall(self, timeout: float | None, function: Callable[[], Awaitable[T]]) -> T:  # noqa: ASYNC109  # it guards it
+        """Async version of `call`. What takes too long is cancelled."""
+        if timeout is None:
+            return await function()
+        import asyncio
+
+        with self._guarded(timeout):
+            async with asyncio.timeout(timeout):
+                return await function()
+
+    @contextmanager
+    def _guarded(self, timeout: float) -> Iterator[None]:
+        is_probe = self._begin(timeout)
+        try:
+            yield
+        except Exception as error:
+            self._end(is_probe=is_probe, is_timeout=isinstance(error, TimeoutError))
+            raise
+        self._end(is_probe=is_probe, is_timeout=False)
+
+    def _begin(self, timeout: float) -> bool:
+        """Return whether this call is the one that is let through after a pause."""
+        with self._lock:
+            if self._timeouts < _TIMEOUTS_UNTIL_PAUSE:
+                return False
+            wait = self._paused_until - time.monotonic()
+            if wait > 0:
+                msg = f"The last calls took too long; the next one is made in {wait:.0f} s."
+                raise TimeoutError(msg)
+            self._paused_until = time.monotonic() + timeout  # the other calls do not wait for the outcome
+            return True
+
+    def _end(self, *, is_probe: bool, is_timeout: bool) -> None:
+        with self._lock:
+            if not is_timeout:
+                self._timeouts, self._pause = 0, 0.0
+                return
+            self._timeouts += 1
+            if is_probe or self._timeouts == _TIMEOUTS_UNTIL_PAUSE:
+                self._pause = min(max(2 * self._pause, _FIRST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS)
+                self._paused_until = time.monotonic() + self._pause
 
 
 def in_thread(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:

@@ -6,7 +6,6 @@ Phi is `clusters`, Psi(h) and c(h) are estimated from the registered profiles, l
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -15,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_integrations._checks import number, whole_number
-from unirouter_integrations._storage import read_folder, redact_url, write_folder
+from unirouter_integrations._checks import number, shown_path, whole_number
+from unirouter_integrations._concurrency import ForkSafeLock
+from unirouter_integrations._storage import read_folder, write_folder
 from unirouter_integrations.core._calibration import goal
 from unirouter_integrations.core._clusters import Assignment, PromptClusters, fit_clusters
 from unirouter_integrations.core._decision import RoutingDecision
@@ -61,7 +61,7 @@ class UniRouter:
         cost_weight: float = 0.0,
     ) -> None:
         self._state = RouterState(Pool({}, {}, clusters), prior, estimator, number(cost_weight, "cost_weight"))
-        self._lock = threading.Lock()  # held while a new state is made of the one in use
+        self._lock = ForkSafeLock()  # held while a new state is made of the one in use
         self._observers = Observers()
         self._learning: Learning | None = None
 
@@ -170,7 +170,7 @@ class UniRouter:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._state = state["_state"]
-        self._lock, self._observers, self._learning = threading.Lock(), Observers(), None
+        self._lock, self._observers, self._learning = ForkSafeLock(), Observers(), None
 
     def profile(
         self,
@@ -393,13 +393,15 @@ class UniRouter:
                 (`response_metadata["unirouter"]`). JSON is a little less exact: of the clusters it names only the one
                 the prompt belongs to most.
             score: From 0 (wrong) to 1 (right).
-            cost: What the call cost, in the unit of the profiles' costs; None if that is not known.
+            cost: What the call cost, at most 1e9, in the unit of the profiles' costs; None if that is not known.
 
         Returns:
-            Whether it was counted: it is not if the model was unregistered or the clusters were replaced meanwhile.
+            Whether it was counted: it is not if the decision was observed before, the model was unregistered, or the
+            clusters were replaced meanwhile.
 
         Raises:
-            InvalidInputError: If it is no decision, or score or cost are out of range.
+            InvalidInputError: If it is no decision, or lacks the signature that `learn` asks for, or score or cost are
+                out of range.
         """
         if self._learning is None:
             with self._lock:
@@ -414,6 +416,7 @@ class UniRouter:
         every: float = SYNC_SECONDS,
         explore: bool = False,
         seed: int | None = None,
+        key: bytes | None = None,
     ) -> Learning:
         """Set how to learn from what is observed. Without it, `observe` learns in this process alone.
 
@@ -428,13 +431,15 @@ class UniRouter:
                 from its error's distribution (Thompson sampling). It costs a little quality now, and finds models that
                 have become better.
             seed: Seed of these draws.
+            key: A secret of all workers, for feedback that passes through clients. With it, `observe` takes plain JSON
+                only as `sign` made it.
 
         Returns:
             The learning. Closing it sends what was observed and not yet sent; it is a context manager.
         """
         explorer = np.random.default_rng(seed) if explore else None
         learning = Learning(
-            self.snapshot, self._update_profiles, store, half_life=half_life, every=every, explorer=explorer
+            self.snapshot, self._update_profiles, store, half_life=half_life, every=every, key=key, explorer=explorer
         )
         with self._lock:
             former, self._learning = self._learning, learning
@@ -442,6 +447,19 @@ class UniRouter:
             former.close()
         learning.start()
         return learning
+
+    def sign(self, decision: RoutingDecision | Mapping[str, Any]) -> dict[str, Any]:
+        """Return a decision as plain JSON that a client may hold until it sends it back with a score.
+
+        It is signed if `learn` was given a key. Then a client can neither change it nor make one.
+
+        Args:
+            decision: The decision, or the same as plain JSON.
+        """
+        learning = self._learning
+        if learning is not None:
+            return learning.sign(decision)
+        return decision.as_dict() if isinstance(decision, RoutingDecision) else dict(decision)
 
     def replace_with(self, other: UniRouter) -> None:
         """Become another router in one step: its clusters, profiles, prior, estimator and cost weight.
@@ -484,7 +502,7 @@ class UniRouter:
         try:
             state = RouterState.from_saved(saved, path, embedder)
         except InvalidInputError as error:
-            msg = f"The router in {redact_url(path)!r} is damaged. {error}"
+            msg = f"The router in {shown_path(path)} is damaged. {error}"
             raise StorageError(msg) from error
         router = cls(state.pool.clusters)
         router._state = state

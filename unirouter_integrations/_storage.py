@@ -1,33 +1,40 @@
 """Reads and writes folders of JSON and arrays. It does not know what is saved in them.
 
 A `SavedState` is saved as two files, `<stem>.json` (which people can read and compare) and `<stem>.safetensors`
-(arrays). Reading parses JSON and raw numbers and nothing else. So a folder from an untrusted source may fail to load,
-but cannot execute anything.
+(arrays). Reading parses JSON and raw numbers and nothing else, and no more of them than fits in memory. So a folder
+from an untrusted source may fail to load, but cannot execute anything.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
-import re
-import threading
-from collections.abc import Callable
+import stat
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from unirouter_integrations._checks import is_url, shown_path
 from unirouter_integrations.errors import MissingDependencyError, StorageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 T = TypeVar("T")
 
 _READ_ATTEMPTS = 5  # each fails only if a writer is between its two replacements, which takes milliseconds
 _DIGEST_KEY = "arrays_sha256"  # in the document: the digest of the arrays that it belongs to
+# What is larger is neither saved nor read. Parsed, JSON takes up to 20 times its size.
+_MAX_DOCUMENT = 2**24  # bytes; a local embedder of 20,000 terms takes half a megabyte
+_MAX_ARRAYS = 2**30  # bytes
+_PART = 2**20  # bytes that are read at once
+_MAX_HEADER = 2**20  # bytes; a router has about a dozen arrays, and a header of a kilobyte
+_LOCK_SECONDS = 10.0  # that a writer waits for another one, which takes milliseconds
+_LOCK_POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -82,11 +89,11 @@ class SavedState:
             StorageError: If it is another format, or a version that this package does not read.
         """
         if self.document.get("format") != name:
-            msg = f"{thing}.json in {redact_url(path)!r} is not a saved {thing}."
+            msg = f"{thing}.json in {shown_path(path)} is not a saved {thing}."
             raise StorageError(msg)
         if (found := self.value("format_version", int)) != version:
             msg = (
-                f"The {thing} in {redact_url(path)!r} has format version {found}, but this version of "
+                f"The {thing} in {shown_path(path)} has format version {found}, but this version of "
                 f"unirouter-integrations reads {version}. Upgrade unirouter-integrations."
             )
             raise StorageError(msg)
@@ -141,8 +148,9 @@ def write_folder(path: str | os.PathLike[str], stem: str, state: SavedState) -> 
 
     One step makes the new state the saved one: the atomic replacement of `<stem>.json`, which holds the digest of its
     arrays. A writer that is killed before this step leaves the old state whole. A writer that is killed after it
-    leaves the new state, with its arrays in `<stem>.safetensors.new`, where `read_folder` finds them. There may be one
-    writer at a time, and any number of readers.
+    leaves the new state, with its arrays in `<stem>.safetensors.new`, where `read_folder` finds them. Any number of
+    readers may read meanwhile. Writers wait for each other where the system can lock a folder; elsewhere (Windows, some
+    network file systems) there may be one at a time.
 
     Args:
         path: The folder; it is made if it does not exist. Other files in it are left alone.
@@ -150,28 +158,39 @@ def write_folder(path: str | os.PathLike[str], stem: str, state: SavedState) -> 
         state: What to save. Its document must be plain JSON.
 
     Raises:
-        StorageError: If the path is not a folder.
+        StorageError: If the path is not a folder, it cannot be written to, or the state is too large to be read again.
     """
-    from pathlib import Path
-
     from safetensors.numpy import save
 
+    where = shown_path(path)
     if is_url(path):
-        msg = f"{redact_url(path)!r} is a URL; save to a folder of this machine and upload it, {stem}.json last."
+        msg = f"{where} is a URL; save to a folder of this machine and upload it, {stem}.json last."
         raise StorageError(msg)
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
-        msg = f"{str(folder)!r} is a file; give the path of a folder to save to."
+        msg = f"{where} is a file; give the path of a folder to save to."
         raise StorageError(msg)
-    folder.mkdir(parents=True, exist_ok=True)
     arrays = save({key: np.ascontiguousarray(array) for key, array in state.arrays.items()})
     document = {**state.document, _DIGEST_KEY: _digest(arrays)}
     text = json.dumps(document, indent=2, allow_nan=False).encode() + b"\n"
-    pending = folder / f"{stem}.safetensors.new"
-    _finish_interrupted(folder, stem, pending)
-    replace_file(pending, arrays)
-    replace_file(folder / f"{stem}.json", text)
-    pending.replace(folder / f"{stem}.safetensors")
+    for size, limit in ((len(text), _MAX_DOCUMENT), (len(arrays), _MAX_ARRAYS)):
+        if size > limit:
+            msg = f"The {stem} cannot be saved: it has {size:,} bytes, of which at most {limit:,} would be read again."
+            raise StorageError(msg)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder) as is_only_writer:
+            if is_only_writer:
+                _remove_parts(folder, stem)
+            pending = folder / f"{stem}.safetensors.new"
+            _finish_interrupted(folder, stem, pending)
+            replace_file(pending, arrays)
+            replace_file(folder / f"{stem}.json", text)
+            with contextlib.suppress(OSError):  # readers find it, and the next writer finishes
+                pending.replace(folder / f"{stem}.safetensors")
+    except OSError as error:
+        msg = f"The {stem} could not be saved in {where}: {_reason(error)}. What was saved there before is whole."
+        raise StorageError(msg) from error
 
 
 def read_folder(path: str | os.PathLike[str], stem: str) -> SavedState:
@@ -182,20 +201,20 @@ def read_folder(path: str | os.PathLike[str], stem: str) -> SavedState:
         stem: The name of the two files.
 
     Raises:
-        StorageError: If the files are missing or damaged, or do not belong together.
+        StorageError: If the files are missing, damaged or too large, or do not belong together.
         MissingDependencyError: If it is a URL, and fsspec or the package it needs for the URL is not installed.
     """
-    where, read = _reader(path)
+    where, read = shown_path(path), _reader(path)
     for _ in range(_READ_ATTEMPTS):
         text = _read_document(where, read, stem)
-        document = _parse(text, f"{where}/{stem}.json")
+        document = _parse(text, f"{stem}.json in {where}")
         for name in (f"{stem}.safetensors", f"{stem}.safetensors.new"):
             with contextlib.suppress(OSError):
-                data = read(name)
+                data = read(name, _MAX_ARRAYS)
                 if _digest(data) == document.get(_DIGEST_KEY):
-                    return SavedState(document, _arrays(data, f"{where}/{name}"), version=_digest(text))
+                    return SavedState(document, _arrays(data, f"{name} in {where}"), version=_digest(text))
     msg = (
-        f"{stem}.safetensors in {where!r} is missing, damaged or not the one that {stem}.json was saved with "
+        f"{stem}.safetensors in {where} is missing, damaged or not the one that {stem}.json was saved with "
         "(their digests differ). Restore both files from one save."
     )
     raise StorageError(msg)
@@ -203,60 +222,141 @@ def read_folder(path: str | os.PathLike[str], stem: str) -> SavedState:
 
 def folder_version(path: str | os.PathLike[str], stem: str) -> str:
     """Return the `version` of the state that `read_folder` would read, without reading its arrays."""
-    return _digest(_read_document(*_reader(path), stem))
+    return _digest(_read_document(shown_path(path), _reader(path), stem))
 
 
-def is_url(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is a URL."""
-    return "://" in os.fspath(path)
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file to read bytes. A pipe or a device, which may have no end, is refused without waiting for it.
+
+    Raises:
+        OSError: If there is no such file, it may not be read, or is something else.
+    """
+    wait_for_nobody = getattr(os, "O_NONBLOCK", 0)  # to write to a pipe; for a regular file it changes nothing
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | wait_for_nobody))  # noqa: PTH123, SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "It is not a regular file", os.fspath(path))
+    return file
 
 
-def redact_url(path: str | os.PathLike[str]) -> str:
-    """Return a path for messages and logs: a URL without user, password and query, which may be secret."""
-    text = os.fspath(path)
-    return re.sub(r"(?<=//)[^/]*@|\?.*", "", text) if is_url(text) else text
+def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
+    """Read a regular file of at most this many bytes.
+
+    Raises:
+        OSError: See `open_file`.
+        StorageError: If it is larger.
+    """
+    with open_file(path) as file:
+        return _read_within(file, os.fstat(file.fileno()).st_size, limit, shown_path(path))
 
 
-def _reader(path: str | os.PathLike[str]) -> tuple[str, Callable[[str], bytes]]:
-    """Return the name of a folder for messages, and a function that reads a file in it."""
-    from pathlib import Path
+def _read_within(file: BinaryIO, size: object, limit: int, where: str) -> bytes:
+    """Read a file whose size is stated, but need not be true."""
+    total, parts = size if isinstance(size, int) else 0, list[bytes]()
+    if total <= limit:
+        total = 0
+        while total <= limit and (part := file.read(_PART)):
+            parts.append(part)
+            total += len(part)
+    if total > limit:
+        msg = f"{where} is larger than {limit:,} bytes, which are the most that are read."
+        raise StorageError(msg)
+    return b"".join(parts)
 
+
+_Read = Callable[[str, int], bytes]  # the name of a file, and how many bytes it may have
+
+
+def _reader(path: str | os.PathLike[str]) -> _Read:
+    """Return a function that reads a file in a folder. It raises an `OSError` if that cannot be read."""
     if not is_url(path):
-        folder = Path(path)
-        return str(folder), lambda name: (folder / name).read_bytes()
-    url = os.fspath(path)
+        return lambda name, limit: read_file(Path(path, name), limit)
+    where = shown_path(path)
     try:
         from fsspec.core import url_to_fs
 
-        files, root = url_to_fs(url)
+        files, root = url_to_fs(os.fspath(path))
     except ImportError as error:
         needed = "pip install 'unirouter-integrations[fsspec]', and what fsspec needs for it"
-        msg = f"{redact_url(url)!r} needs {needed}. {error}"
+        msg = f"{where} needs {needed}. {error}"
         raise MissingDependencyError(msg) from error
-    except ValueError:
-        msg = f"{redact_url(url)!r} is no URL that fsspec knows."
-        raise StorageError(msg) from None  # the original may quote the URL
-    return redact_url(url), lambda name: bytes(files.cat_file(f"{root.rstrip('/')}/{name}"))
+    except Exception as error:  # noqa: BLE001  # it depends on the file system, and may quote the URL
+        msg = f"{where} is no URL that fsspec can use ({type(error).__name__})."
+        raise StorageError(msg) from None
+
+    def read(name: str, limit: int) -> bytes:
+        address = f"{root.rstrip('/')}/{name}"
+        try:
+            size = files.info(address).get("size")
+            with files.open(address, "rb") as file:
+                return _read_within(file, size, limit, f"{name} in {where}")
+        except StorageError:
+            raise
+        except Exception as error:  # noqa: BLE001  # as above
+            raise OSError(errno.EIO, type(error).__name__) from None
+
+    return read
 
 
-def _read_document(where: str, read: Callable[[str], bytes], stem: str) -> bytes:
+def _read_document(where: str, read: _Read, stem: str) -> bytes:
     try:
-        return read(f"{stem}.json")
+        return read(f"{stem}.json", _MAX_DOCUMENT)
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        msg = f"There is no saved {stem} in {where!r}: {stem}.json could not be read ({reason})."
-        raise StorageError(msg) from None  # the original may hold a URL with a password
+        msg = f"There is no saved {stem} in {where}: {stem}.json could not be read ({_reason(error)})."
+        raise StorageError(msg) from None
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Wait until no other writer is at work in a folder. Says whether that is certain; the death of a writer frees it.
+
+    Raises:
+        StorageError: If another writer goes on for longer than any save takes.
+    """
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    msg = f"Another process has been saving in {shown_path(folder)} for {_LOCK_SECONDS:g} seconds."
+                    raise StorageError(msg) from None
+                time.sleep(_LOCK_POLL_SECONDS)
+            except OSError:  # a file system without locks
+                yield False
+                return
+            else:
+                yield True
+                return
+    finally:
+        os.close(descriptor)
+
+
+def _remove_parts(folder: Path, stem: str) -> None:
+    """Remove the unfinished files that killed writers have left. The caller is the only writer."""
+    for part in folder.glob(f".{stem}.*.part"):
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def _finish_interrupted(folder: Path, stem: str, pending: Path) -> None:
     """Finish a save that was killed before its last step, before its arrays are overwritten."""
-    try:
-        document = _parse((folder / f"{stem}.json").read_bytes(), str(folder / f"{stem}.json"))
-        arrays = pending.read_bytes()
-    except (OSError, StorageError):
-        return  # no save was interrupted
-    if _digest(arrays) == document.get(_DIGEST_KEY):
-        pending.replace(folder / f"{stem}.safetensors")
+    document = folder / f"{stem}.json"
+    with contextlib.suppress(OSError, StorageError):  # no save was interrupted
+        digest = _parse(read_file(document, _MAX_DOCUMENT), shown_path(document)).get(_DIGEST_KEY)
+        if _digest(read_file(pending, _MAX_ARRAYS)) == digest:
+            pending.replace(folder / f"{stem}.safetensors")
 
 
 def _as_float(value: int) -> float | int:
@@ -274,9 +374,10 @@ def _digest(data: bytes) -> str:
 
 def replace_file(target: Path, data: bytes) -> None:
     """Replace the content of a file in one step, so that a crash leaves either the old content or the new one."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
+    # Nobody can foresee the name and lay a link there; if there is one, "x" does not follow it.
+    part = target.with_name(f".{target.name}.{os.urandom(8).hex()}.part")
     try:
-        with part.open("wb") as file:
+        with part.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
@@ -287,7 +388,7 @@ def replace_file(target: Path, data: bytes) -> None:
 
 def _parse(data: bytes, file: str) -> dict[str, Any]:
     def refuse(name: str) -> float:
-        msg = f"{file!r} holds {name}, which is not JSON. The saved file is damaged."
+        msg = f"{file} holds {name}, which is not JSON. The saved file is damaged."
         raise StorageError(msg)
 
     try:
@@ -295,10 +396,10 @@ def _parse(data: bytes, file: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if isinstance(error, StorageError):
             raise
-        msg = f"{file!r} is not valid JSON. The saved file is damaged."
-        raise StorageError(msg) from error
+        msg = f"{file} is not valid JSON. The saved file is damaged."
+        raise StorageError(msg) from None  # the original holds the document
     if type(document) is not dict:
-        msg = f"{file!r} should hold a JSON object, but holds {type(document).__name__}."
+        msg = f"{file} should hold a JSON object, but holds {type(document).__name__}."
         raise StorageError(msg)
     return document
 
@@ -307,8 +408,12 @@ def _arrays(data: bytes, file: str) -> dict[str, npt.NDArray[Any]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
+    header = int.from_bytes(data[:8], "little")
+    if header > _MAX_HEADER:
+        msg = f"{file} claims a header of {header:,} bytes, of which at most {_MAX_HEADER:,} are read."
+        raise StorageError(msg)
     try:
         return dict(load(data))
     except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
-        msg = f"{file!r} could not be read as safetensors: {error}"
+        msg = f"{file} could not be read as safetensors: {error}"
         raise StorageError(msg) from error

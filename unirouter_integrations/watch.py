@@ -6,10 +6,10 @@ import logging
 import os
 from typing import Self
 
-from unirouter_integrations._checks import positive_or_infinite
+from unirouter_integrations._checks import positive_or_infinite, shown_path
 from unirouter_integrations._concurrency import PeriodicThread
 from unirouter_integrations._router import UniRouter
-from unirouter_integrations._storage import folder_version, redact_url
+from unirouter_integrations._storage import folder_version
 from unirouter_integrations.embedding import LocalEmbedder
 
 __all__ = ["Watch"]
@@ -76,8 +76,8 @@ class Watch:
             if not self._is_unreadable:
                 self._is_unreadable = True
                 _log.warning(
-                    "The router in %r could not be loaded (%s); the one in use stays.",
-                    redact_url(self._path),
+                    "The router in %s could not be loaded (%s); the one in use stays.",
+                    shown_path(self._path),
                     type(error).__name__,
                 )
         else:

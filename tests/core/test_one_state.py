@@ -4,6 +4,7 @@ import asyncio
 import copy
 import math
 import pickle
+import threading
 from collections.abc import Callable
 from functools import cache
 from itertools import count
@@ -40,6 +41,7 @@ class Interleaved(UniRouter):
 
     def __init__(self, n: int) -> None:
         self.__setstate__(version(OLD).__getstate__())
+        self._lock: Any = threading.Lock()  # whichever kind it is otherwise, this one shows whether it is held
         self.left: float = n
 
     def __getattribute__(self, name: str) -> Any:

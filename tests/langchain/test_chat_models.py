@@ -268,12 +268,12 @@ def test_the_standard_model_arguments_are_accepted_and_have_no_effect(
 ) -> None:
     """As they are the models' own; that they have none is logged, without their values."""
     models = {name: Echo(model_name=name) for name in router.models}
-    standard: dict[str, Any] = {"temperature": 1.5, "max_tokens": 77, "timeout": 7, "stop": ["poem"], "max_retries": 7}
+    standard: dict[str, Any] = {"api_key": "SECRET", "model": "gpt", "max_tokens": 77, "stop": ["poem"], "timeout": 7}
     with caplog.at_level(logging.INFO, "unirouter_integrations"):
-        llm = ChatUniRouter(router=router, models=models, api_key="SECRET", model="gpt", **standard)
+        llm = ChatUniRouter(router=router, models=models, **standard)
     assert llm.invoke("a poem").text == "poet a poem"
     (message,) = caplog.messages
-    assert "'max_tokens', 'model', 'stop', 'temperature', 'timeout'] has no effect; set it on its models" in message
+    assert "'api_key', 'max_tokens', 'model', 'stop', 'timeout'] has no effect; set it on its models" in message
     assert "SECRET" not in message + repr(llm)
 
 

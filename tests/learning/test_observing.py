@@ -6,6 +6,7 @@ import json
 import math
 import threading
 import weakref
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_decisions_change_with_what_is_observed(router: UniRouter) -> None:
         decision = router.route("a sum")
         assert decision.model == "abacus"
         for _ in range(30):
-            router.observe(decision, 0)
+            router.observe(replace(decision), 0)
         learn.sync()
     assert router.route("a sum").model == "oracle"
     assert router.profiles["oracle"] is others
@@ -73,7 +74,7 @@ def test_after_a_half_life_what_was_known_counts_half(hard_router: UniRouter) ->
     others = np.arange(3) != decision.cluster
     with learning(hard_router, half_life=7) as learn:
         for _ in range(7):
-            hard_router.observe(decision, 1)
+            hard_router.observe(replace(decision), 1)
         learn.sync()
     after = hard_router.profiles["abacus"]
     np.testing.assert_allclose(after.counts[others], before.counts[others] / 2)
@@ -87,7 +88,7 @@ def test_what_was_observed_long_ago_is_forgotten(hard_router: UniRouter) -> None
     decision = hard_router.route("a sum", among=["abacus"])
     with learning(hard_router, half_life=5) as learn:
         for score in [0] * 1000 + [1] * 100:
-            hard_router.observe(decision, score)
+            hard_router.observe(replace(decision), score)
         learn.sync()
     assert hard_router.profiles["abacus"].mean_error < 1e-3
 
@@ -122,6 +123,65 @@ def test_what_can_no_longer_be_learned_is_not_counted(router: UniRouter, hard_ro
     assert router.observe(hard_router.route("a poem"), 1) is False
 
 
+def test_a_decision_counts_once(router: UniRouter) -> None:
+    """As it is, as plain JSON, or as a client sends it again and again."""
+    decision, other = router.route("a sum"), router.route("a sum")
+    with learning(router, half_life=math.inf) as learn:
+        before = router.profiles["abacus"].counts.sum()
+        found = [router.observe(json.loads(json.dumps(decision.as_dict())), score) for score in (1, 0, 0)]
+        found += [router.observe(decision, 0), router.observe(other, 0), router.observe(other.as_dict(), 0)]
+        learn.sync()
+    assert found == [True, False, False, False, True, False]
+    assert router.profiles["abacus"].counts.sum() - before == pytest.approx(2)
+
+
+def test_only_the_last_decisions_are_remembered(router: UniRouter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a server may run for ever; an id that somebody made up takes no more memory than another."""
+    monkeypatch.setattr("unirouter_integrations.learning._learner._MAX_REMEMBERED", 3)
+    decisions = router.route_many(["a sum"] * 5)
+    with learning(router) as learn:
+        assert [router.observe(decision, 1) for decision in [*decisions, *decisions[2:]]] == [True] * 5 + [False] * 3
+        for made_up in ("x" * 10**6, 10**6, [], {"a": 1}):
+            assert router.observe({**decisions[0].as_dict(), "id": made_up}, 1)
+        assert len(learn._counted) == 3
+        assert max(map(len, learn._counted)) <= 64
+
+
+def test_with_a_key_only_what_is_signed_is_counted(router: UniRouter) -> None:
+    """A client can neither make a decision nor change one; the decision itself was never with a client."""
+    decisions = router.route_many(["a sum"] * 9)
+    signed = json.loads(json.dumps(router.learn(every=NEVER, key=b"another").sign(decisions[0])))
+    with learning(router, key=b"secret") as learn:
+        forged = [
+            {**signed},
+            decisions[1].as_dict(),
+            {**decisions[1].as_dict(), "signature": None},
+            {**decisions[1].as_dict(), "signature": "\ud800"},
+            *({**learn.sign(decisions[1]), **change} for change in (
+                {"model": "poet"}, {"id": "1"}, {"id": None}, {"cluster": 0 if decisions[1].cluster else 1},
+                {"familiarity": 0.5}, {"clusters": None},
+            )),
+        ]  # fmt: skip
+        for each in forged:
+            with pytest.raises(InvalidInputError, match="not signed with the key"):
+                router.observe(each, 1)
+        noted = json.loads(json.dumps(router.sign(decisions[1])))
+        noted["familiarity"] = round(noted["familiarity"])  # as JavaScript writes 1.0
+        assert decisions[1].familiarity == 1
+        assert router.observe(noted, 1)
+        assert not router.observe(noted, 1)
+        assert router.observe(decisions[2], 1)
+        assert router.observe(router.sign(decisions[3].as_dict()), 1)
+
+
+def test_without_a_key_signing_is_plain_json(router: UniRouter) -> None:
+    """Before and after learning began."""
+    decision = router.route("a sum")
+    assert router.sign(decision) == decision.as_dict() == router.sign(decision.as_dict())
+    with learning(router):
+        assert router.sign(decision) == decision.as_dict()
+
+
 @pytest.mark.parametrize("score", [-0.1, 1.1, math.nan, math.inf, "1", None])
 def test_a_score_that_is_none_is_refused(router: UniRouter, score: Any) -> None:
     """Also one that is a text; the message says what a score is."""
@@ -129,10 +189,10 @@ def test_a_score_that_is_none_is_refused(router: UniRouter, score: Any) -> None:
         router.observe(router.route("a sum"), score)
 
 
-@pytest.mark.parametrize("cost", [-1, math.nan, math.inf, "cheap"])
+@pytest.mark.parametrize("cost", [-1, math.nan, math.inf, 1.1e9, "cheap"])
 def test_a_cost_that_is_none_is_refused(router: UniRouter, cost: Any) -> None:
-    """It is at least 0; where it is not known, it is left out."""
-    with pytest.raises(InvalidInputError, match="cost should be a number of at least 0"):
+    """It is at least 0, and not so high that sums of it would end all learning; where unknown, it is left out."""
+    with pytest.raises(InvalidInputError, match=r"cost should be a number from 0 to 1e\+09"):
         router.observe(router.route("a sum"), 1, cost)
 
 
@@ -207,7 +267,7 @@ def test_many_threads_observe_and_nothing_is_lost(hard_router: UniRouter) -> Non
         def work() -> None:
             for _ in range(200):
                 for decision in decisions:
-                    hard_router.observe(decision, 1)
+                    hard_router.observe(replace(decision), 1)
                     hard_router.route("a sum")
 
         threads = [threading.Thread(target=work) for _ in range(8)]
@@ -243,7 +303,7 @@ def test_a_saved_router_holds_what_was_learned_and_counts_it_once(hard_router: U
     decision = hard_router.route("a sum")
     with learning(hard_router, store=tmp_path / "statistics.db") as learn:
         for _ in range(20):
-            hard_router.observe(decision, 0)
+            hard_router.observe(replace(decision), 0)
         learn.sync()
     hard_router.save(tmp_path / "router")
     loaded = UniRouter.load(tmp_path / "router", embedder=toy_embed)

@@ -83,7 +83,11 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Statistics
 
 
 def sums(seed: int, clusters: int = 4) -> Sums:
-    return np.random.default_rng(seed).random((5, clusters))
+    """What some observations add up to, at random, in an order and with a half-life that are the same for all seeds."""
+    rng, found = np.random.default_rng(seed), np.zeros((5, clusters))
+    for phi in rng.dirichlet(np.ones(clusters), 5 * seed):
+        found = combine(found, np.array([np.full(clusters, 0.01), phi, phi * rng.random(), phi, phi * rng.random()]))
+    return found
 
 
 def learnt(router: UniRouter) -> list[Any]:
@@ -327,3 +331,124 @@ def test_a_relative_path_stays_where_it_was(router: UniRouter, tmp_path: Path, m
         monkeypatch.chdir(tmp_path / "after")
     assert (tmp_path / "before" / "statistics.db").exists()
     assert not (tmp_path / "after" / "statistics.db").exists()
+
+
+def write(store: Any, key: str, value: bytes) -> None:
+    """Put a value into a store as somebody else would, past its methods."""
+    if isinstance(store, RedisStatistics):
+        store._client.set(f"{{unirouter}}:{key}", value)
+    elif isinstance(store, SQLiteStatistics):
+        with closing(sqlite3.connect(store._path)) as connection, connection:
+            connection.execute("INSERT OR REPLACE INTO sums VALUES (?, ?)", (key, value))
+    else:
+        whole = len(value) % 40 == 0
+        store._sums[key] = np.frombuffer(value).reshape(5, -1) if whole else value
+
+
+def sums_of(counts: float, losses: float, priced: float = 0, spent: float = 0, faded: float = 0) -> bytes:
+    """The bytes of such sums over three clusters."""
+    return np.repeat([[faded], [counts], [losses], [priced], [spent]], 3, axis=1).tobytes()
+
+
+WRONG = {
+    "too short": sums_of(1, 1)[:-8],
+    "of other clusters": sums(1).tobytes(),
+    "no numbers": b"what is this",
+    "empty": b"",
+    "not a number": sums_of(1, math.nan),
+    "infinite": sums_of(math.inf, 0),
+    "negative": sums_of(-1, 0),
+    "more wrong than asked": sums_of(1, 2),
+    "more paid for than asked": sums_of(1, 0, 2, 0),
+    "absurd costs": sums_of(1, 0, 1, 1e300),
+    "more faded than all": sums_of(1, 0, faded=1.5),
+}
+
+
+@pytest.mark.parametrize("value", WRONG.values(), ids=WRONG)
+def test_a_wrong_value_harms_only_its_own_key(
+    store: StatisticsStore, value: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All other models are learned as before, the key is named in one warning, and the model itself begins anew."""
+    router, worker = toy_router("hard"), toy_router("hard")
+    with (
+        router.learn(store, half_life=math.inf, every=NEVER) as learning,
+        worker.learn(store, half_life=math.inf, every=NEVER) as other,
+    ):
+        key = learning._origin(router.profiles["abacus"]).key
+        store.add({"another": sums(1, 3)}, "first")  # there is a table in the file
+        write(store, key, value)
+        for each in (other, learning, other, learning):
+            each.sync()
+        assert router.profiles["abacus"].counts.sum() == 60
+        assert [key in record.getMessage() for record in caplog.records] == [True, True]  # once for each worker
+        for name in ("abacus", "poet"):
+            assert router.observe(router.route("a sum", among=[name]), 1)
+        learning.sync()
+        other.sync()
+    for each in (router, worker):
+        assert [each.profiles[name].counts.sum() for name in ("abacus", "poet")] == [61, 61]
+    assert len(caplog.records) == 2
+
+
+def test_a_value_of_another_type_harms_only_its_own_key(redis_server: RedisServer) -> None:
+    """Redis has lists and hashes as well."""
+    store, router = RedisStatistics(redis_server.url), toy_router("hard")
+    with router.learn(store, half_life=math.inf, every=NEVER) as learning:
+        store._client.lpush(f"{{unirouter}}:{learning._origin(router.profiles['abacus']).key}", "a list")
+        for name in ("abacus", "poet"):
+            router.observe(router.route("a sum", among=[name]), 1)
+        learning.sync()
+    assert [router.profiles[name].counts.sum() for name in ("abacus", "poet")] == [61, 61]
+    store.close()
+
+
+def test_the_highest_costs_do_not_end_learning(store: StatisticsStore) -> None:
+    """Whatever observe takes can be added up."""
+    router = toy_router("hard")
+    with router.learn(store, every=NEVER) as learning:
+        for _ in range(1000):
+            assert router.observe(router.route("a sum", among=["abacus"]), 1, 1e9)
+        learning.sync()
+        assert router.observe(router.route("a poem", among=["poet"]), 0)
+        learning.sync()
+    assert np.max(router.profiles["abacus"].cost) < 1.01e9
+    assert router.profiles["poet"].losses.sum() > 40 * 0.99
+
+
+def test_no_value_counts_more_than_its_half_life_allows(store: StatisticsStore) -> None:
+    """Somebody has written 10^12 right answers. A few half-lives of wrong ones, and it is known to be wrong."""
+    router = toy_router("hard")
+    with router.learn(store, half_life=10, every=NEVER) as learning:
+        store.add({"another": sums(1, 3)}, "first")
+        write(store, learning._origin(router.profiles["abacus"]).key, sums_of(1e12, 0, faded=1))
+        learning.sync()
+        assert router.profiles["abacus"].counts.sum() == pytest.approx(10 / math.log(2), rel=0.05)
+        for _ in range(50):
+            assert router.observe(router.route("a poem", among=["abacus"]), 0)
+        learning.sync()
+    assert router.profiles["abacus"].losses.sum() > 0.95 * 10 / math.log(2)
+    assert router.profiles["abacus"].counts.sum() == pytest.approx(10 / math.log(2), rel=0.05)
+
+
+def test_a_worker_keeps_what_a_store_loses(store: StatisticsStore, caplog: pytest.LogCaptureFixture) -> None:
+    """Such as by FLUSHALL: what is observed after that is added to what the worker knew, twice over if need be."""
+    router = toy_router("hard")
+    with router.learn(store, half_life=math.inf, every=NEVER) as learning:
+        for lost in range(3):
+            for _ in range(10):
+                assert router.observe(router.route("a sum", among=["abacus"]), 0)
+            learning.sync()
+            assert router.profiles["abacus"].counts.sum() == 70 + 10 * lost
+            if isinstance(store, RedisStatistics):
+                store._client.flushall()
+            elif isinstance(store, SQLiteStatistics):
+                Path(store._path).unlink()
+            else:
+                store._sums.clear()  # type: ignore[attr-defined]
+            if lost == 1:
+                learning.sync()  # seen empty; the other times it has new sums when it is read
+                assert router.profiles["abacus"].counts.sum() == 80
+    assert router.profiles["abacus"].counts.sum() == 90
+    assert router.profiles["abacus"].losses.sum() == 70
+    assert len(caplog.records) == 1

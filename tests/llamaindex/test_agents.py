@@ -83,7 +83,7 @@ async def test_a_model_that_joins_during_a_loop_waits_for_the_next_question(llm:
 
 
 async def test_a_react_agent_keeps_a_question_with_its_model(router: UniRouter) -> None:
-    """Though it reports what its tools said, and what was wrong with an answer, as the user."""
+    """Though it reports what its tools answered, and what was wrong with an answer, as the user."""
 
     def thinking(name: str) -> Reply:
         def reply(messages: Sequence[ChatMessage]) -> str:

@@ -218,8 +218,8 @@ async def test_a_stream_closed_early_closes_the_models(llm: FunctionCallingLLM, 
 
 
 def test_it_is_an_llm_that_calls_functions(llm: FunctionCallingLLM) -> None:
-    """And says so to whoever asks."""
+    """And its metadata report that."""
     assert isinstance(llm, LLM)
-    said = llm.metadata
-    assert (said.is_chat_model, said.is_function_calling_model) == (True, True)
-    assert (said.context_window, said.num_output) == (4000, 100)
+    metadata = llm.metadata
+    assert (metadata.is_chat_model, metadata.is_function_calling_model) == (True, True)
+    assert (metadata.context_window, metadata.num_output) == (4000, 100)

@@ -186,11 +186,11 @@ async def test_real_clients_survive_a_misbehaving_server(fault: str) -> None:
             for name in router.models
         }
         llm = UniRouterLLM(router=router, models=models, cooldown=0)
-        said = [llm.chat(MESSAGES).message.content, (await llm.achat(MESSAGES)).message.content]
+        answers = [llm.chat(MESSAGES).message.content, (await llm.achat(MESSAGES)).message.content]
         if fault != "garbage":  # a stream of garbage is an empty one to this client, and no error
-            said.append([*llm.stream_chat(MESSAGES)][-1].message.content)
-            said.append([part async for part in await llm.astream_chat(MESSAGES)][-1].message.content)
-    assert said == ["oracle says a poem"] * len(said)
+            answers.append([*llm.stream_chat(MESSAGES)][-1].message.content)
+            answers.append([part async for part in await llm.astream_chat(MESSAGES)][-1].message.content)
+    assert answers == ["oracle says a poem"] * len(answers)
 
 
 def checking(router: UniRouter, escalate: Any, **settings: Any) -> UniRouterLLM:
@@ -276,9 +276,9 @@ async def test_refusals_are_survived_if_asked(router: UniRouter, choice: dict[st
 
 async def test_refusals_that_are_errors_are_survived_if_asked(router: UniRouter) -> None:
     """As Azure's filter and Google's client raise them; they are raised as they come otherwise."""
-    for said in ("Error code: 400 - {'code': 'content_filter'}", "Response was terminated early: SAFETY"):
+    for message in ("Error code: 400 - {'code': 'content_filter'}", "Response was terminated early: SAFETY"):
         for fallback in ("refusals", True):
-            llm = failing(router, "poet", error=RuntimeError(said), fallback=fallback)
+            llm = failing(router, "poet", error=RuntimeError(message), fallback=fallback)
             if fallback is True:
                 with pytest.raises(RuntimeError):
                     llm.complete("a poem")

@@ -185,10 +185,10 @@ async def test_tracing_tools_see_the_decision_before_the_call(llm: UniRouterLLM)
     events = watch.of("UniRouteDecisionEvent")
     assert [event.model for event in events] == ["poet", "abacus", "oracle"]
     assert events[0].span_id.startswith("UniRouterLLM.achat")
-    told = events[0].model_dump()
+    dumped = events[0].model_dump()
     expected = llm.router.route("a poem about SECRET").as_dict()
-    assert {key: told[key] for key in expected} == expected
-    assert "SECRET" not in str(told)
+    assert {key: dumped[key] for key in expected} == expected
+    assert "SECRET" not in str(dumped)
 
 
 async def test_tokens_are_counted_once_whoever_counts(llm: UniRouterLLM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +269,7 @@ def test_threads_do_not_mix_either_while_models_come_and_go(llm: UniRouterLLM) -
 
 
 def test_a_model_joins_and_leaves_wherever_the_llm_is_used(llm: UniRouterLLM) -> None:
-    """An engine that was built before sees it; what is wrong with it is said and changes nothing."""
+    """An engine that was built before sees it; a wrong one is refused and changes nothing."""
     engine = toy_index(ToyEmbedding()).as_query_engine(llm=llm)
     assert str(engine.query("a date")).startswith("oracle")
     profile = llm.router.profile("calendar", TOY_PROMPTS, toy_scores(), cost=0.5)
@@ -355,9 +355,9 @@ def test_its_metadata_is_what_holds_whichever_model_is_chosen(router: UniRouter)
         "oracle": {"num_output": -1},
     }
     llm = UniRouterLLM(router=router, models=fakes(**settings))
-    said = llm.metadata
-    assert (said.context_window, said.num_output, said.model_name) == (1000, 500, "unirouter")
-    assert (said.is_chat_model, said.is_function_calling_model) == (True, True)
+    metadata = llm.metadata
+    assert (metadata.context_window, metadata.num_output, metadata.model_name) == (1000, 500, "unirouter")
+    assert (metadata.is_chat_model, metadata.is_function_calling_model) == (True, True)
     llm.unregister("abacus")
     assert (llm.metadata.context_window, llm.metadata.num_output) == (4000, 900)
 

@@ -183,7 +183,7 @@ async def test_nothing_retrieved_is_an_empty_response_with_the_decision(
 
 
 def test_answers_may_have_a_form_and_templates_of_their_own(shared: UniRouter, embed_model: ToyEmbedding) -> None:
-    """What `get_response_synthesizer` takes, for every model; what it does not take is told at once."""
+    """What `get_response_synthesizer` takes, for every model; what it does not take is refused at once."""
     response: Any = engine_of(shared, embed_model, output_cls=Note, response_mode="tree_summarize").query("a poem")
     assert Note.model_validate_json(str(response)) == Note(text="poet: yes")
     template = PromptTemplate("{context_str} Ask: {query_str}")

@@ -187,7 +187,7 @@ def test_what_is_refused_is_not_shown(router: UniRouter) -> None:
         lambda: ChatUniRouter(router=router, models=models, sticky=PROMPT),  # type: ignore[arg-type]
         lambda: UniRouter.fit(PROMPTS, embedder=anything),
         lambda: UniRouter.fit(PROMPT),
-        lambda: UniRouter.fit([PROMPT, 3]),  # type: ignore[list-item]
+        lambda: UniRouter.fit([PROMPT, 3]),
         lambda: UniRouter.fit(prompts, n_clusters=2),
         lambda: router.profile("new", prompts, texts, cost=1),  # type: ignore[arg-type]
         lambda: router.profile("new", prompts, [0, 0], cost=texts),  # type: ignore[arg-type]
@@ -196,7 +196,7 @@ def test_what_is_refused_is_not_shown(router: UniRouter) -> None:
         lambda: router.route(vector=prompts),
         lambda: router.calibrate([], budget=1),
         lambda: router.register(anything),
-        lambda: as_embedder({PROMPT: KEY}),
+        lambda: as_embedder({PROMPT: KEY}),  # type: ignore[arg-type]
         lambda: llm.invoke(3),  # type: ignore[arg-type]
     ):
         clean(*shown(error_of(call)))

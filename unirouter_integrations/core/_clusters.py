@@ -283,6 +283,7 @@ def clusters_from_saved(state: SavedState, embedder: EmbedderLike | None = None)
         min(centroids.shape) > 0
         and abs(float(shares.sum()) - 1) < _SHARES_TOLERANCE
         and len(keywords) == size
+        and all(word.isprintable() for of_cluster in keywords for word in of_cluster)
         and all(_MIN_SCALE <= scale <= _MAX_SAVED for scale in (radius, falloff))
         and (min_known_share == 0 or _MIN_KNOWN_SHARE <= min_known_share <= 1)
     )

@@ -6,6 +6,7 @@ prompt is expected to lose and to cost with each model, and `best` is the argmin
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
@@ -105,6 +106,12 @@ class RoutingDecision(Candidate):
     excluded: tuple[Exclusion, ...] = ()
 
     @property
+    def id(self) -> str:
+        """Identifies the decision, for a score that comes later. It is drawn at random when it is first read."""
+        drawn: str = vars(self).setdefault("_id", os.urandom(8).hex())
+        return drawn
+
+    @property
     def clusters(self) -> str:
         """The fingerprint of the clusters that `cluster` and `memberships` belong to."""
         return self.pool.clusters.fingerprint
@@ -157,9 +164,9 @@ class RoutingDecision(Candidate):
 
     def as_dict(self) -> dict[str, Any]:
         """The decision as plain JSON, without the ranking. `clusters` is the fingerprint of the clusters."""
-        left_out = {"keywords", "pool", "memberships", "excluded"}
+        left_out = {"keywords", "pool", "memberships", "excluded", "_id"}
         fields = {name: value for name, value in vars(self).items() if name not in left_out}
-        fields |= {"clusters": self.clusters, "format_version": FORMAT_VERSION}
+        fields |= {"clusters": self.clusters, "id": self.id, "format_version": FORMAT_VERSION}
         return {**fields, "excluded": [each._asdict() for each in self.excluded]} if self.excluded else fields
 
     def __str__(self) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from unirouter_integrations._concurrency import ForkSafeLock
 from unirouter_integrations.core._decision import RoutingDecision
 
 _MAX_COUNTED = 10_000  # decisions in the statistics, the most recent ones
@@ -44,7 +44,7 @@ class Observers:
     def __init__(self) -> None:
         self._recent: deque[tuple[str, float, float, str | None]] = deque(maxlen=_MAX_COUNTED)
         self._listeners: tuple[Listener, ...] = ()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def note(self, decisions: Sequence[RoutingDecision], began: float, replaced: str | None = None) -> None:
         """Report some decisions.

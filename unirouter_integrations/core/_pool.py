@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unirouter_integrations._checks import shown
 from unirouter_integrations.core._clusters import PromptClusters
 from unirouter_integrations.core._profiles import ClusterErrors, Floats, LLMProfile
 from unirouter_integrations.errors import UnknownModelError
@@ -166,8 +167,8 @@ class Pool:
 
     def check(self, names: Iterable[str]) -> None:
         """Raise an `UnknownModelError` if one of these models is not in the pool."""
-        missing = [name for name in names if name not in self.profiles]
+        missing = [name for name in names if not isinstance(name, str) or name not in self.profiles]
         if missing:
             known = ", ".join(map(repr, self.names)) or "none"
-            msg = f"Not registered: {', '.join(map(repr, missing))}. Registered models: {known}."
+            msg = f"Not registered: {', '.join(map(shown, missing))}. Registered models: {known}."
             raise UnknownModelError(msg)

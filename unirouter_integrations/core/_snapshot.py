@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_integrations._checks import number
+from unirouter_integrations._checks import number, shown
 from unirouter_integrations._storage import SavedState
 from unirouter_integrations.core._clusters import Memberships, PromptClusters, clusters_from_saved, clusters_to_saved
 from unirouter_integrations.core._decision import Exclusion, RoutingDecision, decide, noted_memberships
@@ -28,10 +28,11 @@ from unirouter_integrations.core._profiles import (
     profile_to_record,
 )
 from unirouter_integrations.embedding import EmbedderLike, Vectors
-from unirouter_integrations.errors import InvalidInputError, NoModelError
+from unirouter_integrations.errors import InvalidInputError, NoModelError, StorageError
 
 _FORMAT = "unirouter"  # of a saved router
 _FORMAT_VERSION = 1
+_MAX_WORK = 2e11  # multiplications on loading, K^3 for the prior and for each model; about 20 seconds
 _ROWS_PER_PART = 1000  # prompts decided at once, so that what lies between vectors and decisions stays small
 
 
@@ -107,6 +108,9 @@ class RouterState:
         counts, losses, costs = (saved.array(name, shape, low=0) for name in ("counts", "losses", "costs"))
         prior = None
         if "prior" in saved.document:
+            if (1 + len(records)) * size**3 > _MAX_WORK:
+                msg = f"A prior over {size:,} clusters for {len(records):,} models would take too long to compute with."
+                raise StorageError(msg)
             part = saved.child("prior")
             prior = ErrorPrior(part.array("mean", (size,), low=0, high=1), part.array("covariance", (size, size)))
         estimator: Any = saved.value("estimator", str)  # checked by the constructor
@@ -353,7 +357,7 @@ def checked_names(among: Iterable[str]) -> list[str]:
     if hasattr(among, "__iter__") and not isinstance(among, str):
         names = list(among)
     if names is None or not all(isinstance(name, str) for name in names):
-        found = f"is {among!r}" if names is None else "holds something else"  # a model's repr may show its address
+        found = f"is {shown(among)}" if names is None else "holds something else"
         msg = f"among should be a list of model names, but {found}."
         raise InvalidInputError(msg)
     return names

@@ -6,6 +6,7 @@ from unirouter_integrations.evaluation._curves import DeferralCurve, router_aren
 
 if TYPE_CHECKING:
     from unirouter_integrations.evaluation._baselines import METHODS as METHODS
+    from unirouter_integrations.evaluation._baselines import Graded as Graded
     from unirouter_integrations.evaluation._baselines import Trial as Trial
     from unirouter_integrations.evaluation._protocol import Calibration as Calibration
     from unirouter_integrations.evaluation._protocol import Comparison as Comparison
@@ -24,6 +25,7 @@ __all__ = [
     "Comparison",
     "DeferralCurve",
     "Evaluation",
+    "Graded",
     "Trial",
     "average",
     "check_pictures",

@@ -52,7 +52,18 @@ _NO_PRICE = (
 _SETTINGS_OF_MODELS = ("cache", "rate_limiter", "disable_streaming", "custom_get_token_ids")
 # LangChain's standard model arguments, which its standard tests pass to every chat model.
 _STANDARD_ARGUMENTS = frozenset(
-    {"api_key", "base_url", "max_retries", "max_tokens", "model", "stop", "stop_sequences", "temperature", "timeout"}
+    {
+        "api_key",
+        "base_url",
+        "max_retries",
+        "max_tokens",
+        "model",
+        "stop",
+        "stop_sequences",
+        "streaming",
+        "temperature",
+        "timeout",
+    }
 )
 
 

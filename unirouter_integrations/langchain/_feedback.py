@@ -1,7 +1,6 @@
 """Feedback by run id: remembers which decisions were made in a run, for a score that comes later."""
 
 import json
-import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -11,6 +10,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.outputs import LLMResult
 from typing_extensions import override
 
+from unirouter_integrations._concurrency import ForkSafeLock
 from unirouter_integrations._router import UniRouter
 from unirouter_integrations.serving._serving import check_router
 
@@ -52,7 +52,7 @@ class UniRouterFeedback(BaseCallbackHandler):
             OrderedDict()
         )  # by decision, the names of the models that failed
         self._decisions: OrderedDict[UUID, list[Mapping[str, Any]]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def observe(self, run_id: UUID | str, score: float, cost: float | None = None) -> int:
         """Observe a score for each decision of a run, see `UniRouter.observe`.
@@ -66,7 +66,7 @@ class UniRouterFeedback(BaseCallbackHandler):
             How many decisions were counted; 0 if the run is not remembered any more, or was not routed.
         """
         decisions = self._decisions.get(UUID(str(run_id)), [])
-        return sum(self._router.observe(decision, score, cost) for decision in decisions)
+        return sum(self._router.observe(self._router.sign(decision), score, cost) for decision in decisions)
 
     @override
     def on_chain_start(
@@ -132,7 +132,7 @@ class UniRouterFeedback(BaseCallbackHandler):
 
 def _is_shared(decision: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two decisions are one, as for the calls of one loop of tools, in which later ones keep the model."""
-    how = {"basis", "excluded"}
+    how = {"basis", "excluded", "id"}
     return all(decision.get(key) == other.get(key) for key in (decision.keys() | other.keys()) - how)
 
 

@@ -88,8 +88,8 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
             copied: a model joins by `models[name] = model` and `router.register(profile)`, while the agent is in use.
         cost_weight: lambda for this agent; None for the router's.
         route_on: When to look for a new human message: `"run"` once at the start of each run; `"call"` before each call
-            of a model, for agents to which messages are added on the way; `"thread"` only at the start of a
-            checkpointed conversation, whose prompt cache is then kept.
+            of a model, for agents to which messages are added on the way; `"thread"` as `"run"`, but the model that
+            began a checkpointed conversation keeps it, and so its prompt cache, for as long as it can answer.
         fallback: See `ChatUniRouter`.
         cooldown: See `ChatUniRouter`.
         default: See `ChatUniRouter`.

@@ -8,13 +8,13 @@ A store keeps five sums per cluster for each model, an array `(5, K)`, `Sums`. I
 
 `combine` adds the sums of a later period to those of an earlier one, which fade by the later period's `FADED`. So a
 worker adds up its own observations in memory, and a store has one thing to do: combine them with what it holds, in
-one atomic step.
+one atomic step. What it holds may have been damaged or written by others: `merge` drops what no observations can have
+led to, so that one wrong value harms no other.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unirouter_integrations._checks import requires
+from unirouter_integrations._concurrency import ForkSafeLock
 from unirouter_integrations.errors import InvalidInputError, StorageError
 
 if TYPE_CHECKING:
@@ -32,23 +33,51 @@ Sums = npt.NDArray[np.float64]
 
 FADED, COUNTS, LOSSES, PRICED, SPENT = range(5)
 
+MAX_COST = 1e9  # of one observation, in the unit of the profiles' costs; a sum of as many as anybody makes is finite
+_SLACK = 1.001  # sums that are equal by the formulas may differ by rounding
+
 _APPLICATION_ID = 0x756E6973  # "unis", in the header of an SQLite file
 _FORMAT_VERSION = 1
 _LOCK_TIMEOUT = 5.0  # seconds that a call waits while other processes write; the default of `sqlite3`
 _BATCH_ID_TTL = 24 * 3600  # seconds for which Redis remembers a batch; one that is repeated later would count twice
-# `combine` in Lua, once for each batch. Sums are stored as in NumPy's memory, as little-endian doubles.
-_ADD_SCRIPT = """
+# `merge` in Lua, once for each batch. Sums are stored as in NumPy's memory, as little-endian doubles. Nothing in it may
+# raise: Redis would keep the mark of the batch, and the batch would be lost.
+_ADD_SCRIPT = f"""
+local function numbers(data)
+  local found = {{}}
+  for at = 1, #data, 8 do found[#found + 1] = struct.unpack('<d', data, at) end
+  return found
+end
+local function counted(sums)
+  local total = 0
+  for at = #sums / 5 + 1, 2 * #sums / 5 do total = total + sums[at] end
+  return total
+end
+local function checked(data, size)
+  if type(data) ~= 'string' or #data ~= size then return nil end
+  local sums = numbers(data)
+  local n = #sums / 5
+  for k = 1, n do
+    local faded, counts, losses, priced, spent = sums[k], sums[n + k], sums[2 * n + k], sums[3 * n + k], sums[4 * n + k]
+    local most = counts * {_SLACK}
+    if not (faded >= 0 and faded <= 1 and counts < math.huge and losses >= 0 and losses <= most and priced >= 0
+      and priced <= most and spent >= 0 and spent <= priced * {_SLACK * MAX_COST}) then return nil end
+  end
+  return sums
+end
 if not redis.call('SET', KEYS[1], 1, 'NX', 'EX', ARGV[1]) then return 0 end
 for i = 2, #KEYS do
-  local observed, earlier, sums = ARGV[i], redis.call('GET', KEYS[i]), {}
-  local width = #observed / 5
-  for at = 1, #observed, 8 do
-    local sum = struct.unpack('<d', observed, at)
+  local observed, earlier = numbers(ARGV[i]), checked(redis.pcall('GET', KEYS[i]), #ARGV[i])
+  local n, scale, sums = #observed / 5, 1, {{}}
+  if earlier and counted(earlier) * observed[1] > counted(observed) * {_SLACK} then
+    scale = counted(observed) / observed[1] / counted(earlier)
+  end
+  for at, sum in ipairs(observed) do
     if earlier then
-      local faded = struct.unpack('<d', observed, (at - 1) % width + 1)
-      sum = sum + (1 - faded) * struct.unpack('<d', earlier, at)
+      local kept = at > n and earlier[at] * scale or earlier[at]
+      sum = sum + kept * (1 - observed[(at - 1) % n + 1])
     end
-    sums[#sums + 1] = struct.pack('<d', sum)
+    sums[at] = struct.pack('<d', sum)
   end
   redis.call('SET', KEYS[i], table.concat(sums))
 end
@@ -68,7 +97,7 @@ class StatisticsStore(Protocol):
         """
 
     def read(self, keys: Iterable[str], /) -> dict[str, Sums]:
-        """Return the sums by key, without the keys that have none."""
+        """Return the sums by key, without the keys that have none. What is not `(5, K)` counts as damaged."""
 
 
 def combine(earlier: Sums, observed: Sums) -> Sums:
@@ -76,18 +105,51 @@ def combine(earlier: Sums, observed: Sums) -> Sums:
     return np.asarray(earlier * (1 - observed[FADED]) + observed)
 
 
+def checked(found: object, clusters: int) -> Sums | None:
+    """Return what a store holds if observations can have led to it; None if it is damaged."""
+    try:
+        sums = np.asarray(found, np.float64)
+    except (TypeError, ValueError):
+        return None
+    if sums.shape != (5, clusters):
+        return None
+    faded, counts, losses, priced, spent = sums
+    most = counts * _SLACK
+    possible = (faded >= 0) & (faded <= 1) & (counts < np.inf) & (losses >= 0) & (losses <= most)
+    possible &= (priced >= 0) & (priced <= most) & (spent >= 0) & (spent <= priced * (_SLACK * MAX_COST))
+    return sums if possible.all() else None
+
+
+def capped(sums: Sums, most: float) -> Sums:
+    """Return the sums, scaled to the largest count that fading allows, if they are above it.
+
+    Observations that fade to a share 1 - f with each further one add up to at most 1 / f.
+    """
+    total = sums[COUNTS].sum()
+    return sums if total <= most * _SLACK else np.vstack([sums[:1], sums[1:] * (most / total)])
+
+
+def merge(earlier: object, observed: Sums) -> Sums:
+    """`combine` with what a store holds, as far as observations that fade like these can have led to it."""
+    kept = checked(earlier, observed.shape[1])
+    if kept is None:
+        return observed
+    faded = float(observed[FADED, 0])
+    return combine(capped(kept, observed[COUNTS].sum() / faded) if faded else kept, observed)
+
+
 class MemoryStatistics:
     """Keeps sums in memory, for the routers of this process. They are lost when it ends."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Sums] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def add(self, observed: Mapping[str, Sums], batch: str, /) -> None:  # noqa: ARG002  # a call in memory is never repeated
         """See `StatisticsStore`."""
         with self._lock:
             for key, sums in observed.items():
-                self._sums[key] = combine(self._sums[key], sums) if key in self._sums else sums
+                self._sums[key] = merge(self._sums.get(key), sums)
 
     def read(self, keys: Iterable[str], /) -> dict[str, Sums]:
         """See `StatisticsStore`."""
@@ -112,11 +174,9 @@ class SQLiteStatistics:
         """See `StatisticsStore`."""
         with closing(self._connect()) as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
-            for key, earlier in _read_sums(connection, observed).items():
-                observed = {**observed, key: combine(earlier, observed[key])}
-            connection.executemany(
-                "INSERT OR REPLACE INTO sums VALUES (?, ?)", [(key, _to_bytes(sums)) for key, sums in observed.items()]
-            )
+            earlier = _read_sums(connection, observed)
+            rows = [(key, _to_bytes(merge(earlier.get(key), sums))) for key, sums in observed.items()]
+            connection.executemany("INSERT OR REPLACE INTO sums VALUES (?, ?)", rows)
 
     def read(self, keys: Iterable[str], /) -> dict[str, Sums]:
         """See `StatisticsStore`."""
@@ -214,8 +274,11 @@ def _to_bytes(sums: Sums) -> bytes:
     return np.ascontiguousarray(sums, "<f8").tobytes()
 
 
-def _from_bytes(data: bytes) -> Sums:
-    return np.frombuffer(data, "<f8").reshape(5, -1)
+def _from_bytes(data: object) -> Sums:
+    """Return the sums; of no clusters if the value is damaged."""
+    if not isinstance(data, bytes) or len(data) % 40:
+        return np.empty((5, 0))
+    return np.frombuffer(data, "<f8").reshape(5, len(data) // 40)
 
 
 def _header(connection: sqlite3.Connection) -> tuple[int, ...]:

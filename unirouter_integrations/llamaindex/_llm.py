@@ -127,7 +127,7 @@ class UniRouterLLM(FunctionCallingLLM):
     user, a RAG prompt by its question (the template's `query_str`), never by the retrieved text. Answers come from the
     chosen model unchanged, with the decision added under `additional_kwargs["unirouter"]` (of a stream: on every part).
     A `UniRouteDecisionEvent` comes before the events of the model's call. If a model fails, the next best one takes the
-    call. A loop of tool calls stays with the model that began it.
+    call. A loop of tool calls stays with the model that began it, as long as that does not fail.
 
     Models that cannot take a call, by their `metadata` or what a `ModelRegistry` declares (no tools, too short a
     context), are left out of it; the decision holds the reasons. `metadata` is that of all models together, as they are

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 from unirouter_integrations._checks import check_known
+from unirouter_integrations._concurrency import ForkSafeLock
 from unirouter_integrations.core import LLMProfile
 from unirouter_integrations.errors import InvalidInputError
 from unirouter_integrations.grading import Price
 from unirouter_integrations.serving._capabilities import CAPABILITIES
 from unirouter_integrations.serving._health import Health
 
-_changing = threading.Lock()  # not one per registry: a registry can be copied, a lock cannot
+_changing = ForkSafeLock()  # not one per registry: a registry can be copied, a lock cannot
 
 
 class _Entry(NamedTuple):
