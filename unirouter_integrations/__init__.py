@@ -26,6 +26,7 @@ from unirouter_integrations.errors import (
     MissingDependencyError,
     NoModelError,
     StorageError,
+    StreamCutError,
     UniRouterError,
     UnknownModelError,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "RoutingDecision",
     "Snapshot",
     "StorageError",
+    "StreamCutError",
     "UniRouter",
     "UniRouterError",
     "UnknownModelError",

@@ -15,9 +15,9 @@ from unirouter_integrations.errors import InvalidInputError, MissingDependencyEr
 
 _LONGEST_NAME = 200  # characters; the longest names of models on Hugging Face have 193
 # What may be shown of a text: a name. It has no spaces, and is in ASCII, because not all scripts have spaces. Keys of
-# providers hold long runs of letters and digits, or are UUIDs.
+# providers hold long runs of letters and digits, or are UUIDs or 40 characters of base64.
 _NAME = re.compile(r"\w[\w.:/@+-]{0,63}", re.ASCII)
-_KEY = re.compile(r"(?=[a-z]*\d)[a-z\d]{16}|[a-f\d]{8}(-[a-f\d]{4}){3}", re.IGNORECASE)
+_KEY = re.compile(r"(?=[a-z]*\d)[a-z\d]{16}|[a-f\d]{8}(-[a-f\d]{4}){3}|^[a-z\d/+]{40}$", re.IGNORECASE)
 _SCHEME = re.compile(r"[a-z][a-z\d+.-]{0,19}", re.IGNORECASE)
 _HOST = re.compile(r"[\w.-]{1,100}(:\d{1,5})?")
 _LARGEST_SHOWN = 10**18  # longer whole numbers are shown as floating-point numbers

@@ -7,6 +7,7 @@ UniRouterError
 ├── NoModelError (LookupError)            nothing to choose from
 │   └── UnknownModelError                 a name that is not registered
 ├── StorageError (ValueError)             a saved folder is missing, damaged, or too new
+├── StreamCutError (ConnectionError)      a stream ended without the end of its answer
 └── MissingDependencyError (ImportError)  an optional package is not installed
 ```
 
@@ -20,6 +21,7 @@ __all__ = [
     "MissingDependencyError",
     "NoModelError",
     "StorageError",
+    "StreamCutError",
     "UniRouterError",
     "UnknownModelError",
 ]
@@ -51,3 +53,19 @@ class StorageError(UniRouterError, ValueError):
 
 class MissingDependencyError(UniRouterError, ImportError):
     """An optional package is needed and not installed."""
+
+
+class StreamCutError(UniRouterError, ConnectionError):
+    """A stream ended without reporting the end of its answer, as its provider otherwise does.
+
+    Attributes:
+        partial_text: The text that had arrived.
+    """
+
+    partial_text: str = ""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"The stream of {model!r} ended without reporting the end of the answer, so the answer may be cut. Its "
+            "text is in the partial_text of this error."
+        )

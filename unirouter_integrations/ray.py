@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from unirouter_integrations._checks import shown
 from unirouter_integrations._router import UniRouter
 from unirouter_integrations.core import LLMProfile
 from unirouter_integrations.errors import InvalidInputError
@@ -97,7 +98,7 @@ def profile_dataset(
     )
     first = next(parts, None)
     if first is None:
-        msg = f"None of the rows has a score of {name!r} in the column {score!r}; at least one graded prompt is needed."
+        msg = f"None of the rows has a score of {name!r} in the column {shown(score)}; at least one graded prompt is needed."
         raise InvalidInputError(msg)
     profile = reduce(add, parts, first)
     return profile if isinstance(cost, str) else replace(profile, cost=cost)
@@ -140,7 +141,7 @@ def _map_batches(
 ) -> Dataset:
     known = ds.columns() or []
     if missing := [column for column in columns if column not in known]:
-        msg = f"There is no column {missing[0]!r} in the data set; its columns are {', '.join(map(repr, known))}."
+        msg = f"There is no column {shown(missing[0])} in the data set; its columns are {', '.join(map(repr, known))}."
         raise InvalidInputError(msg)
     settings = {"batch_size": _BATCH_ROWS, "batch_format": "numpy", **options}
     if "compute" in options:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
-from unirouter_integrations._checks import requires
+from unirouter_integrations._checks import requires, shown
 from unirouter_integrations.errors import InvalidInputError
 
 with requires("unirouter_integrations.testing", "langchain"):
@@ -161,7 +161,7 @@ def _function_to_call(
         called = {call["name"] for message in answers for call in message.tool_calls}
         return next((functions[name] for name in functions if name not in called), functions[[*functions][-1]])
     if tool_choice not in functions:
-        msg = f'tool_choice should be one of {[*functions]}, "any", "auto" or "none", but is {tool_choice!r}.'
+        msg = f'tool_choice should be one of {[*functions]}, "any", "auto" or "none", but is {shown(tool_choice)}.'
         raise InvalidInputError(msg)
     return functions[tool_choice]
 

@@ -19,7 +19,7 @@ FIRST_TOKEN_TIMEOUT = 1.0  # seconds; the same for the first part of a stream
 GUARD = 5.0  # seconds after which a call counts as hanging; enough for one attempt that ends by its timeout
 MODELS = ("best", "second", "third")
 REPEATS = 10  # calls in a row while the best model always fails
-_WORKERS, _WAITING_WORKERS = 6, 24
+_WORKERS, _WAITING_WORKERS = 6, 48
 _BASELINES = 5  # healthy calls of each way
 _ALLOWED = {"answered": {"answered"}, "raised": {"raised"}, "cut": {"answered", "raised"}}
 
@@ -89,9 +89,14 @@ def new_question() -> str:
 
 
 class Caller:
-    """Makes calls that may hang: the sync ones in threads, the async ones in one event loop."""
+    """Makes calls that may hang: the sync ones in threads, the async ones in one event loop.
 
-    def __init__(self) -> None:
+    Args:
+        guard: Seconds after which a call counts as hanging.
+    """
+
+    def __init__(self, guard: float = GUARD) -> None:
+        self._guard = guard
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
@@ -108,7 +113,7 @@ class Caller:
             What came of it, and the class of the error.
         """
         future = self._start(way.ask, face, question)
-        wait([future], GUARD)
+        wait([future], self._guard)
         if not future.done():
             future.cancel()
             return "hangs", None
@@ -124,6 +129,7 @@ class Caller:
         if inspect.iscoroutinefunction(ask):
             return asyncio.run_coroutine_threadsafe(ask(face, question), self._loop)
         future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
 
         def work() -> None:
             try:

@@ -188,14 +188,22 @@ async def _agent_ainvoke(agent: Any, question: str) -> str:
     return str(result["messages"][-1].text)
 
 
+def _last_message(chunks: Sequence[Any]) -> str:
+    """The text of the last message of a stream, which tells its messages apart by their ids."""
+    texts: dict[str | None, str] = {}
+    for chunk in chunks:
+        if isinstance(chunk, AIMessage):
+            texts[chunk.id] = texts.get(chunk.id, "") + chunk.text
+    return [*texts.values()][-1] if texts else ""
+
+
 def _agent_stream(agent: Any, question: str) -> str:
-    parts = agent.stream(_asked(question), stream_mode="messages")
-    return "".join(chunk.text for chunk, _ in parts if isinstance(chunk, AIMessage))
+    return _last_message([chunk for chunk, _ in agent.stream(_asked(question), stream_mode="messages")])
 
 
 async def _agent_astream(agent: Any, question: str) -> str:
     parts = agent.astream(_asked(question), stream_mode="messages")
-    return "".join([chunk.text async for chunk, _ in parts if isinstance(chunk, AIMessage)])
+    return _last_message([chunk async for chunk, _ in parts])
 
 
 def agent_ways(make: Callable[..., Callable[[Models, Settings], Any]]) -> dict[str, Way]:

@@ -89,13 +89,13 @@ def _found(cells: Sequence[Cell]) -> str:
     return f"{verdicts['right']}/{len(cells)}" + (f" ({others})" if others else "")
 
 
-def asked_again(in_a_row: Sequence[Cell]) -> list[str]:
-    """The faults after which a model is asked as if nothing had been, in ten calls of ten."""
-    return [
-        f"{cell.face}, {cell.way}: {cell.fault}"
-        for cell in in_a_row
-        if cell.best >= REPEATS and "hangs" not in cell.outcomes
-    ]
+def asked_again(in_a_row: Sequence[Cell]) -> dict[str, list[str]]:
+    """The faults after which a model is asked as if nothing had been, in ten calls of ten, by face and way."""
+    found: dict[str, list[str]] = {}
+    for cell in in_a_row:
+        if cell.best >= REPEATS and "hangs" not in cell.outcomes:
+            found.setdefault(f"{cell.face}, {cell.way}", []).append(cell.fault)
+    return found
 
 
 def report(cells: Sequence[Cell], in_a_row: Sequence[Cell], clocked: Sequence[Clocked], traffic: Sequence[Row]) -> str:
@@ -145,5 +145,6 @@ def _matrix(cells: Sequence[Cell], in_a_row: Sequence[Cell]) -> list[str]:
         parts += [f"### {title}", table(["fault", *(_SHORT[face] for face in faces)], lines)]
     again = asked_again(in_a_row)
     if again:
-        parts += ["### Asked again and again", "\n".join(f"* {each}" for each in again)]
+        lines = [f"* {face}: {'; '.join(faults)}" for face, faults in again.items()]
+        parts += ["### Asked in ten calls of ten", "\n".join(lines)]
     return parts

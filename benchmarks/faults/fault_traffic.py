@@ -19,6 +19,7 @@ BROKEN = ("hang", "503", "reset", "429 for 20 s", HEALTHY)
 _TRANSIENT = ("500", "503", "429", "reset")
 _CALLS, _AT_ONCE = 600, 16
 _BURST = 200
+_PATIENCE = 20.0  # seconds; two hundred calls at once take their time
 
 
 @dataclass
@@ -54,7 +55,7 @@ def traffic(
     """Call every face while five models fail at random, and while four of them always fail."""
     chance = random.Random(0)  # noqa: S311
     server.rules["flaky"] = lambda: chance.choice(_TRANSIENT) if chance.random() < 0.2 else HEALTHY  # noqa: PLR2004
-    caller, rows = Caller(), []
+    caller, rows = Caller(_PATIENCE), []
     with _quick(server):
         for name, ways in faces.items():
             plain = [way for way in ways.values() if not way.streamed]

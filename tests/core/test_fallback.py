@@ -19,7 +19,8 @@ from unirouter_integrations.serving._failures import (
     is_transient,
     retry_after,
 )
-from unirouter_integrations.serving._serving import CallRequest, Fallback, Framework, Serving
+from unirouter_integrations.serving._serving import Fallback, Serving
+from unirouter_integrations.serving._steps import CallRequest, Framework
 
 ASKING = Framework(
     as_model=lambda name, model: model,

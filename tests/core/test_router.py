@@ -671,7 +671,7 @@ def test_a_snapshot_is_not_a_list_of_candidates(router: UniRouter) -> None:
     """It decides by itself; in the place of the names of candidates it is refused."""
     snapshot: Any = router.snapshot()
     for call in (router.route, lambda prompt, among: router.expected_errors([prompt], among=among)):
-        with pytest.raises(InvalidInputError, match="among should be a list of model names, but is Snapshot"):
+        with pytest.raises(InvalidInputError, match="among should be a list of model names, but is <Snapshot>"):
             call("a poem", among=snapshot)
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,9 @@ class RedisServer:
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
         until = time.monotonic() + 30
         while time.monotonic() < until and self._process.poll() is None:
-            with socket.socket() as tried:
-                if tried.connect_ex(("127.0.0.1", self.port)) == 0:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port)) as tried:
+                tried.sendall(b"PING\r\n")
+                if tried.recv(5) == b"+PONG":  # it accepts connections before it has loaded what it held
                     return
             time.sleep(0.02)
         pytest.fail("redis-server did not start")

@@ -613,6 +613,9 @@ CLIENTS: dict[str, tuple[tuple[str, ...], Ask]] = {
 # ---------------------------------------------------------------- the server
 
 
+_MODEL = Case("a model", 200, {"name": "models/m", "inputTokenLimit": 1000, "outputTokenLimit": 100}, "other")
+
+
 class _Handler(BaseHTTPRequestHandler):
     answer: Case
 
@@ -635,7 +638,11 @@ class _Handler(BaseHTTPRequestHandler):
         with suppress(OSError):
             self.wfile.write(content)
 
-    do_GET = do_POST
+    def do_GET(self) -> None:
+        """Say what is known of a model; some clients ask for that when they are made."""
+        type(self).answer, kept = _MODEL, type(self).answer
+        self.do_POST()
+        type(self).answer = kept
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""

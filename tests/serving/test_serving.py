@@ -17,7 +17,8 @@ from unirouter_integrations import PromptClusters, UniRouter
 from unirouter_integrations.embedding import Vectors
 from unirouter_integrations.grading import Answer, Example
 from unirouter_integrations.serving import Health
-from unirouter_integrations.serving._serving import CallRequest, Fallback, Framework, RoutedCall, Serving, as_check
+from unirouter_integrations.serving._serving import Fallback, Serving, as_check
+from unirouter_integrations.serving._steps import CallRequest, Framework, RoutedCall
 
 NAMES = ("abacus", "oracle", "poet", "scribe")
 Outcome = Literal["good", "poor", "refusal", "timeout", "retry later", "too long", "bug", "refusal by error"]

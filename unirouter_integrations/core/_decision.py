@@ -148,19 +148,23 @@ class RoutingDecision(Candidate):
         kept = _decision(self.pool, self.cost_weight, phi, self.familiarity, *expected, column, "kept")
         return replace(kept, excluded=self.excluded)
 
-    def without(self, exclusion: Exclusion, among: Iterable[str] | None = None) -> RoutingDecision | None:
+    def without(
+        self, exclusion: Exclusion, among: Iterable[str] | None = None, pool: Pool | None = None
+    ) -> RoutingDecision | None:
         """The decision if a model had not taken part; None if no other candidate is left.
 
         Args:
             exclusion: The model, and why it is excluded.
             among: The candidates to take its place; None for all others.
+            pool: Where these are found, over the same clusters; None for the decision's own pool.
         """
         left = [name for name in (self.pool.names if among is None else among) if name != exclusion.model]
         if not left:
             return None
         memberships = Memberships(self.memberships[None], np.array([self.familiarity]))
-        (other,) = decide(self.pool.among(left), memberships, self.cost_weight)
-        return replace(other, excluded=(*self.excluded, exclusion))
+        (other,) = decide((pool or self.pool).among(left), memberships, self.cost_weight)
+        before = (each for each in self.excluded if each.model != other.model)  # one that cooled down may be tried last
+        return replace(other, excluded=(*before, exclusion))
 
     def as_dict(self) -> dict[str, Any]:
         """The decision as plain JSON, without the ranking. `clusters` is the fingerprint of the clusters."""

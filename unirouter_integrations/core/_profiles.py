@@ -251,7 +251,9 @@ class LLMProfile:
     def _checked_array(self, what: str, values: npt.ArrayLike) -> Floats:
         array = _as_floats(values, f"the {what} of the profile of {self.name!r}")
         if not np.isfinite(array).all() or (array < 0).any():
-            msg = f"The {what} of the profile of {self.name!r} should be finite and not negative, but is {shown(values)}."
+            msg = (
+                f"The {what} of the profile of {self.name!r} should be finite and not negative, but is {shown(values)}."
+            )
             raise InvalidInputError(msg)
         array.setflags(write=False)
         return array
@@ -480,7 +482,7 @@ def _combined_cost(first: LLMProfile, second: LLMProfile) -> float | Floats:
 
 def _cluster_sums(name: str, scores: Any, phi: Floats) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
     """Per cluster the number of graded prompts and their summed loss, both `(K,)`, and which are graded, `(n,)`."""
-    checked = check_scores(scores, len(phi), f"the scores of {name!r}")
+    checked = check_scores(scores, len(phi), f"the scores of {check_name(name, 'The name of a model')!r}")
     graded = ~np.isnan(checked)
     if not graded.any():
         msg = f"None of the {len(checked)} scores of {name!r} is known; at least one graded prompt is needed."

@@ -277,12 +277,12 @@ class Snapshot:
         """The decision without a model of it that is excluded; None if no other candidate is left.
 
         Args:
-            decision: A decision of this snapshot.
+            decision: A decision of this snapshot, perhaps among fewer candidates.
             exclusion: The model, and why it is excluded.
-            among: The candidates to take its place; None for all others.
+            among: The candidates to take its place; None for the decision's own.
         """
         began = time.perf_counter()
-        following = decision.without(exclusion, among)
+        following = decision.without(exclusion, among, self.pool)
         if following is not None:
             self._observers.note([following], began, exclusion.model)
         return following

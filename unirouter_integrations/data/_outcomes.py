@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from unirouter_integrations._checks import check_name, shown
 from unirouter_integrations._tables import Table, as_columns
 from unirouter_integrations.core._profiles import Floats, check_scores
 from unirouter_integrations.embedding._base import check_texts
@@ -47,11 +48,12 @@ class Outcomes:
     name: str = ""
 
     def __post_init__(self) -> None:
-        prompts, models = check_texts(self.prompts), check_texts(self.models, "models")
-        if not prompts or not models or not all(models) or len(set(models)) < len(models):
+        prompts = check_texts(self.prompts)
+        models = [check_name(model, "The name of a model") for model in check_texts(self.models, "models")]
+        if not prompts or not models or len(set(models)) < len(models):
             msg = (
-                "Outcomes need at least one prompt and one model, and each model a name of its own that is not empty, "
-                f"but there are {len(prompts)} prompts and {len(models)} models with {len(set(models))} names."
+                "Outcomes need at least one prompt and one model, and each model a name of its own, but there are "
+                f"{len(prompts)} prompts and {len(models)} models with {len(set(models))} names."
             )
             raise InvalidInputError(msg)
         object.__setattr__(self, "prompts", tuple(prompts))
@@ -171,7 +173,7 @@ class Outcomes:
         prompts = np.flatnonzero(recorded[:, models].all(axis=1))
         if not 0 < coverage <= 1 or not len(models) or not len(prompts):
             msg = (
-                f"coverage={coverage!r}, which should be above 0 and up to 1, leaves {len(models)} models and "
+                f"coverage={shown(coverage)}, which should be above 0 and up to 1, leaves {len(models)} models and "
                 f"{len(prompts)} prompts; the model that has most prompts has {shares.max():.1%} of them. With less "
                 "coverage more models are left, with more coverage more prompts."
             )
@@ -292,7 +294,7 @@ def from_long_form(
     differs = all_scores[tuple(cells)] != scores
     if differs.any() and not take_best:
         row = int(np.flatnonzero(kept)[differs.argmax()])
-        msg = f"{table.place(row)}: {models[row]!r} has had another score on this prompt. Leave one of the two out."
+        msg = f"{table.place(row)}: {shown(models[row])} has had another score on this prompt. Leave one of the two out."
         raise InvalidInputError(msg)
     return Outcomes(tuple(rows), tuple(columns), all_scores, all_costs, name)
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from unirouter_integrations._checks import requires
-from unirouter_integrations.embedding._base import Embedder, Vectors, check_texts, check_vectors
+from unirouter_integrations._checks import requires, shown
+from unirouter_integrations.embedding._base import Embedder, Vectors, check_texts, check_vectors, encodable
 from unirouter_integrations.embedding._cache import Batcher, VectorCache
 from unirouter_integrations.embedding._onnx import OnnxEncoder
 from unirouter_integrations.errors import EmbeddingError, InvalidInputError
@@ -113,14 +113,14 @@ class _AdaptedEmbedder:
         self._batcher = Batcher(self._compute)
 
     def embed(self, texts: Sequence[str], /) -> Vectors:
-        batch = check_texts(texts, "texts")
+        batch = [*map(encodable, check_texts(texts, "texts"))]
         found, missing = self._look_up(batch)
         if missing:
             found |= self._remember(missing, self._compute(missing))
         return self._check([found[text] for text in batch], len(batch))
 
     async def aembed(self, texts: Sequence[str], /) -> Vectors:
-        batch = check_texts(texts, "texts")
+        batch = [*map(encodable, check_texts(texts, "texts"))]
         found, missing = self._look_up(batch)
         if missing:
             found |= self._remember(missing, await self._acompute(missing))
@@ -243,7 +243,7 @@ def _load_by_name(given: str) -> Embedder:
 
 
 def _load_sentence_transformer(name: str) -> Encoder:
-    what = f'The embedder {name!r} is the name of a SentenceTransformer ("local" needs no further package), which'
+    what = f'The embedder {shown(name)} is the name of a SentenceTransformer ("local" needs no further package), which'
     with requires(what, "sentence-transformers"):
         from sentence_transformers import SentenceTransformer
     model: Encoder = SentenceTransformer(name)
@@ -251,7 +251,7 @@ def _load_sentence_transformer(name: str) -> Encoder:
 
 
 def _load_static_model(name: str) -> Encoder:
-    with requires(f"The embedder 'model2vec:{name}'", "model2vec"):
+    with requires(f"The embedder {shown(f'model2vec:{name}')}", "model2vec"):
         from model2vec import StaticModel
     model: Encoder = StaticModel.from_pretrained(name, force_download=False)
     return model

@@ -49,6 +49,11 @@ def check_texts(texts: Sequence[str], what: str = "prompts") -> list[str]:
     return checked
 
 
+def encodable(text: str) -> str:
+    """Replace lone surrogates, which no tokenizer and no provider accepts, by question marks."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def check_vectors(vectors: npt.ArrayLike, *, rows: int | None = None, dimension: int | None = None) -> Vectors:
     """Return the vectors as an `(n, d)` array of finite float32.
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_integrations._checks import requires
-from unirouter_integrations._storage import replace_file
-from unirouter_integrations.embedding._base import Vectors
+from unirouter_integrations._checks import requires, shown_path
+from unirouter_integrations._storage import read_file, replace_file
+from unirouter_integrations.embedding._base import Vectors, encodable
 from unirouter_integrations.errors import InvalidInputError, StorageError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _MODEL, _TOKENIZER = "model.onnx", "tokenizer.json"
+_MAX_BYTES = 2**31  # of each; a protobuf, which a model is, is never larger
 _INPUT, _OUTPUT = "input_ids", "sentence_embedding"
 # Texts on which an export is compared with its model: short, long, code, other scripts, and one that is cut off.
 _SAMPLES = (
@@ -61,11 +62,11 @@ class OnnxEncoder:
             from tokenizers import Tokenizer
         self._folder = Path(folder)
         try:
-            graph = (self._folder / _MODEL).read_bytes()
-            vocabulary = (self._folder / _TOKENIZER).read_text(encoding="utf-8")
+            graph = read_file(self._folder / _MODEL, _MAX_BYTES)
+            vocabulary = read_file(self._folder / _TOKENIZER, _MAX_BYTES).decode()
         except (OSError, ValueError) as error:
             msg = (
-                f"There is no exported model in {str(folder)!r}: {_MODEL} or {_TOKENIZER} could not be read. "
+                f"There is no exported model in {shown_path(folder)}: {_MODEL} or {_TOKENIZER} could not be read. "
                 "export_onnx(sentence_transformer, folder) writes both."
             )
             raise StorageError(msg) from error
@@ -78,14 +79,14 @@ class OnnxEncoder:
             )
             self._tokenizer: Any = Tokenizer.from_str(vocabulary)
         except Exception as error:  # neither library has a narrower class for its errors
-            msg = f"{_MODEL} or {_TOKENIZER} in {str(folder)!r} is damaged. Export the model again."
+            msg = f"{_MODEL} or {_TOKENIZER} in {shown_path(folder)} is damaged. Export the model again."
             raise StorageError(msg) from error
         inputs, outputs = (
             [node.name for node in nodes()] for nodes in (self._session.get_inputs, self._session.get_outputs)
         )
         if (inputs, outputs) != ([_INPUT], [_OUTPUT]):
             msg = (
-                f"{_MODEL} in {str(folder)!r} takes {inputs} and gives {outputs}, but should take {_INPUT} and give "
+                f"{_MODEL} in {shown_path(folder)} takes {inputs} and gives {outputs}, but should take {_INPUT} and give "
                 f"{_OUTPUT}. Export the model with export_onnx."
             )
             raise StorageError(msg)
@@ -112,8 +113,7 @@ class OnnxEncoder:
             return np.array(list(pool.map(self._vector, texts)), np.float32)
 
     def _vector(self, text: str) -> Vectors:
-        valid = (self._prefix + text).encode("utf-8", "replace").decode()  # tokenizers refuse half a surrogate pair
-        tokens = np.array([self._tokenizer.encode(valid).ids], np.int64)
+        tokens = np.array([self._tokenizer.encode(encodable(self._prefix + text)).ids], np.int64)
         vector: Vectors = self._session.run(None, {_INPUT: tokens})[0][0]
         return vector
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from unirouter_integrations._checks import shown
 from unirouter_integrations._router import UniRouter
 from unirouter_integrations.core._profiles import Floats
 from unirouter_integrations.data import Outcomes
@@ -384,14 +385,15 @@ def _chosen_methods(methods: Mapping[str, Method] | Sequence[str] | None) -> dic
         return dict(methods)
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods or isinstance(methods, str):
-        msg = f"methods should be some of {', '.join(map(repr, METHODS))}; got {methods!r}."
+        msg = f"methods should be some of {', '.join(map(repr, METHODS))}; got {shown(unknown[0] if unknown else methods)}."
         raise InvalidInputError(msg)
     return {name: METHODS[name] for name in methods}
 
 
 def _check(table: Outcomes, sizes: tuple[int, ...], n_trials: int) -> None:
     if not sizes or any(not isinstance(size, int) or size < 1 for size in sizes) or n_trials < 1:
-        msg = f"sizes should be whole numbers of at least 1, and n_trials too, but they are {sizes} and {n_trials}."
+        found = f"{', '.join(map(shown, sizes)) or 'none'} and {shown(n_trials)}"
+        msg = f"sizes should be whole numbers of at least 1, and n_trials too, but they are {found}."
         raise InvalidInputError(msg)
     prompts, models = table.scores.shape
     most = max(sizes)

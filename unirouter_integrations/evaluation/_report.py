@@ -18,6 +18,7 @@ import numpy as np
 
 from unirouter_integrations._checks import requires
 from unirouter_integrations._router import UniRouter
+from unirouter_integrations._checks import shown_path
 from unirouter_integrations._storage import replace_file
 from unirouter_integrations.core import Memberships, Pool, PromptClusters, Snapshot
 from unirouter_integrations.core._decision import best, decide
@@ -164,7 +165,7 @@ def check_pictures(path: str | os.PathLike[str] | None = None) -> None:
     """
     _figure(1, 1)
     if path is not None and Path(path).suffix.lower().removeprefix(".") not in _METADATA:
-        msg = f"The name of a picture should end in .svg or .png, but it is {os.fspath(path)!r}."
+        msg = f"The name of a picture should end in .svg or .png, but it is {shown_path(path)}."
         raise InvalidInputError(msg)
 
 

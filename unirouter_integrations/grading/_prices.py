@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 
-from unirouter_integrations._checks import number, requires
+from unirouter_integrations._checks import number, requires, shown
 from unirouter_integrations.errors import InvalidInputError
 from unirouter_integrations.grading._records import Usage
 
@@ -67,15 +67,15 @@ def price_of(model: str) -> Price:
         cached = _per_million(price_for(Tokens(input_tokens=1, cache_read_tokens=1, output_tokens=0)).input_price)
         written = _per_million(price_for(Tokens(input_tokens=0, output_tokens=1)).output_price)
     except LookupError:
-        of_provider = "" if provider is None else f" of the provider {provider!r}"
+        of_provider = "" if provider is None else f" of the provider {shown(provider)}"
         msg = (
-            f"genai-prices knows no model {name!r}{of_provider}. Use the provider's name for it, with the provider in "
+            f"genai-prices knows no model {shown(name)}{of_provider}. Use the provider's name for it, with the provider in "
             f'front ("openai:gpt-5-mini"), or give the price: {_HOW_TO_GIVE}.'
         )
         raise InvalidInputError(msg) from None
     if not (read or written):
         msg = (
-            f"genai-prices has no price per token for {model!r}. Give the price: {_HOW_TO_GIVE}; Price(0, 0) if it is "
+            f"genai-prices has no price per token for {shown(model)}. Give the price: {_HOW_TO_GIVE}; Price(0, 0) if it is "
             "free."
         )
         raise InvalidInputError(msg)

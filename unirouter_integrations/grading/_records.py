@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from unirouter_integrations._checks import number
+from unirouter_integrations._checks import number, shown
 from unirouter_integrations.errors import InvalidInputError
 
 _ROUNDING = 1e-6  # how far outside of 0 ... 1 a score may lie: a mean of float32 numbers is not exact
@@ -174,7 +174,7 @@ def _as_score(scorer: str, result: Any) -> Score:
     else:
         value, cost, comment = result, 0.0, ""
     if not (value is None or (isinstance(value, Real | np.bool_) and -_ROUNDING <= float(value) <= 1 + _ROUNDING)):
-        found = repr(value) if isinstance(value, Real) else f"a {type(value).__name__}"  # a text may quote the answer
+        found = shown(value) if isinstance(value, Real) else f"a {type(value).__name__}"  # a text may quote the answer
         msg = (
             f"The scorer {scorer!r} returned {found}. A score is a bool, a number from 0 (wrong) to 1 (right), or None "
             "if an answer could not be graded."

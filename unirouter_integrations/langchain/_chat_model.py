@@ -25,21 +25,21 @@ from unirouter_integrations.core import LLMProfile, RoutingDecision
 from unirouter_integrations.errors import InvalidInputError, NoModelError
 from unirouter_integrations.grading import Price
 from unirouter_integrations.langchain._capabilities import capabilities_of, joint_profile, needs_of
-from unirouter_integrations.langchain._messages import JudgedBy, in_tool_loop, is_refusal, judged_text, last_model
+from unirouter_integrations.langchain._messages import (
+    JudgedBy,
+    describe,
+    in_tool_loop,
+    is_refusal,
+    judged_text,
+    last_model,
+)
 from unirouter_integrations.langchain._models import Model, as_chat_model, traced
 from unirouter_integrations.langchain._prompt_cache import history_costs
 from unirouter_integrations.serving._health import Health
 from unirouter_integrations.serving._options import PREFIX, CallOptions
 from unirouter_integrations.serving._registry import ModelRegistry, price_of_model
-from unirouter_integrations.serving._serving import (
-    CallRequest,
-    Fallback,
-    Framework,
-    RoutedCall,
-    Serving,
-    as_check,
-    health_of,
-)
+from unirouter_integrations.serving._serving import Fallback, Serving, as_check, health_of
+from unirouter_integrations.serving._steps import CallRequest, Framework, RoutedCall
 
 M = TypeVar("M", bound=AIMessage)
 
@@ -62,7 +62,6 @@ _STANDARD_ARGUMENTS = frozenset(
         "stop_sequences",
         "streaming",
         "temperature",
-        "timeout",
     }
 )
 
@@ -80,7 +79,7 @@ def _text_answer(answer: object) -> AIMessage | None:
     return answer if isinstance(answer, AIMessage) and not answer.tool_calls else None
 
 
-_LANGCHAIN = Framework(as_chat_model, capabilities_of, _is_refusal, _text_answer, checking)
+_LANGCHAIN = Framework(as_chat_model, capabilities_of, _is_refusal, _text_answer, describe, checking)
 
 
 class _RoutedInput(NamedTuple):
@@ -131,15 +130,19 @@ class ChatUniRouter(BaseChatModel):
             more than the lost cache: each model's cost includes reading the conversation so far, which the model that
             has it in its prompt cache reads at the cached price. That needs prices, and profiles with costs in USD per
             1,000 calls. The answers in the messages say which model gave them.
-        fallback: Whether the next best model of the same decision takes the call after an error that another model
-            could survive (rate limit, timeout, lost connection, server error, context overflow); of a stream only
-            before its first chunk. `"refusals"`: after a refusal as well. The decision then names the model that
-            answered, and those that failed among the excluded ones. Other errors, those of a forced model, and the last
-            one's are raised unchanged.
-        cooldown: How many seconds a model cools down after three failures in a row, unless its provider says for how
-            long. Then one call probes it.
+        fallback: Whether the next model of the same decision takes the call after an error that is not the caller's own
+            (a wrong request, which every model would refuse); of a stream only before its first content. `"refusals"`:
+            after a refusal or an empty answer as well. Or a function of the error that says so. The decision then names
+            the model that answered, and those that failed among the excluded ones. Errors of a forced model and the
+            last one's are raised unchanged.
+        cooldown: How many seconds a model cools down at first, after more than half of its recent calls failed, unless
+            its provider says for how long. It is then asked last, except for one call that probes it.
         default: The name of the model that answers where the prompt cannot be embedded; None to raise the error.
         embedding_timeout: After how many seconds that is so; None for no limit.
+        timeout: How many seconds one model may take to answer, and between two chunks; None for no limit.
+        first_token_timeout: How many seconds the first content of a stream may take; None for no limit.
+        deadline: How many seconds the whole call may take, all models together; None for no limit.
+        max_attempts: How many models may be asked for one call; None for all.
         escalate: A scorer that checks answers, see `as_scorer`; it can only compare them with the prompt. An answer
             that scores below 0.5 sends the call on to the next model that is expected to err less; both are paid. For
             instance `judge(model)`, `"confidence"`, `"probability"`, or a function of (answer, example). Streams, tool
@@ -165,9 +168,13 @@ class ChatUniRouter(BaseChatModel):
     judged_by: JudgedBy = "last_human"
     sticky: Literal["tools", "thread", "cache"] = "tools"
     fallback: Fallback = True
-    cooldown: float = 30.0
+    cooldown: float = 5.0
     default: str | None = None
-    embedding_timeout: float | None = None
+    embedding_timeout: float | None = 10.0
+    timeout: float | None = 300.0
+    first_token_timeout: float | None = 120.0
+    deadline: float | None = None
+    max_attempts: int | None = None
     escalate: Annotated[Any, PlainValidator(as_check)] = Field(default=None, repr=False)
     operations: tuple[Any, ...] = Field(default=(), exclude=True, repr=False)
     _prepared: dict[str, tuple[Model, Model]] = PrivateAttr(default_factory=dict)
@@ -209,6 +216,10 @@ class ChatUniRouter(BaseChatModel):
             self.default,
             self.embedding_timeout,
             self.escalate,
+            self.timeout,
+            self.first_token_timeout,
+            self.deadline,
+            self.max_attempts,
         )
 
     def register(self, name: str, model: Model | str, profile: LLMProfile, *, price: Price | None = None) -> None:

@@ -8,6 +8,7 @@ from langchain_core.messages import BaseMessage
 from pydantic import ConfigDict
 from typing_extensions import override
 
+from unirouter_integrations._checks import shown
 from unirouter_integrations._router import UniRouter
 from unirouter_integrations.core import RoutingDecision
 from unirouter_integrations.core._decision import best
@@ -84,7 +85,7 @@ class UniRouteDecisionModel(BaseDecisionModel):  # type: ignore[misc,unused-igno
     def _labels(self, questions: dict[str, Any]) -> dict[str, list[str]]:
         for key, question in questions.items():
             if not isinstance(question, Choice):
-                msg = f"The question {key!r} is a {type(question).__name__}; a router only answers a Choice of models."
+                msg = f"The question {shown(key)} is a {type(question).__name__}; a router only answers a Choice of models."
                 raise InvalidInputError(msg)
         return {key: list(question.criteria) for key, question in questions.items()}
 

@@ -6,6 +6,11 @@ from typing import Literal
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
 from unirouter_integrations.errors import InvalidInputError
+from unirouter_integrations.serving._streams import StreamPart
+
+_SILENT_BLOCKS = frozenset({"text", "non_standard"})  # a text block says something by its text
+_REASONING = ("reasoning_content", "reasoning")
+_FINISH_REASONS = ("finish_reason", "stop_reason", "stopReason", "done_reason", "status")
 
 JudgedBy = Literal["last_human", "system_and_last_human", "conversation"] | Callable[[Sequence[BaseMessage]], str]
 
@@ -63,6 +68,29 @@ def is_refusal(answer: AIMessage) -> bool:
         answer.additional_kwargs.get("refusal")
         or reported.get("finish_reason") in {"content_filter", "refusal", "SAFETY"}
         or reported.get("stop_reason") == "refusal"
+    )
+
+
+def describe(chunk: object) -> StreamPart:
+    """What one chunk of a stream says. What is no message, such as a parsed form, is content."""
+    if not isinstance(chunk, AIMessage):
+        return StreamPart()
+    reported = chunk.response_metadata
+    content = chunk.content
+    blocks = [block for block in content if not isinstance(block, str)] if isinstance(content, list) else []
+    says_something = bool(
+        chunk.text
+        or chunk.tool_calls
+        or getattr(chunk, "tool_call_chunks", None)
+        or any(block.get("type") not in _SILENT_BLOCKS for block in blocks)
+        or any(chunk.additional_kwargs.get(key) for key in _REASONING)
+    )
+    return StreamPart(
+        text=chunk.text,
+        has_content=says_something,
+        reports_finish="model_provider" in reported,  # which LangChain's own clients of providers state
+        is_finish=any(reported.get(key) for key in _FINISH_REASONS),
+        is_refusal=is_refusal(chunk),
     )
 
 

@@ -14,7 +14,7 @@ from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import ensure_config
 from typing_extensions import override
 
-from unirouter_integrations._checks import one_of
+from unirouter_integrations._checks import one_of, shown
 from unirouter_integrations._router import UniRouter
 from unirouter_integrations.errors import InvalidInputError, MissingDependencyError
 from unirouter_integrations.grading import ScorerLike
@@ -23,15 +23,8 @@ from unirouter_integrations.langchain._chat_model import checking
 from unirouter_integrations.langchain._messages import in_tool_loop, is_refusal, last_human_text
 from unirouter_integrations.langchain._models import as_chat_model, traced
 from unirouter_integrations.serving._options import PREFIX, CallOptions
-from unirouter_integrations.serving._serving import (
-    CallRequest,
-    Fallback,
-    Framework,
-    RoutedCall,
-    Serving,
-    as_check,
-    health_of,
-)
+from unirouter_integrations.serving._serving import Fallback, Serving, as_check, health_of
+from unirouter_integrations.serving._steps import CallRequest, Framework, RoutedCall
 
 try:
     from langchain.agents.middleware.types import (
@@ -95,6 +88,9 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         default: See `ChatUniRouter`.
         embedding_timeout: See `ChatUniRouter`.
         escalate: See `ChatUniRouter`. It checks the answers in which the model calls no tool.
+        timeout: See `ChatUniRouter`.
+        deadline: See `ChatUniRouter`; of one call of a model and those that take over, not of the run.
+        max_attempts: See `ChatUniRouter`.
 
     Raises:
         InvalidInputError: If a model has no profile or is no chat model, or an argument is out of range.
@@ -117,10 +113,13 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         cost_weight: float | None = None,
         route_on: Literal["run", "call", "thread"] = "run",
         fallback: Fallback = True,
-        cooldown: float = 30.0,
+        cooldown: float = 5.0,
         default: str | None = None,
-        embedding_timeout: float | None = None,
+        embedding_timeout: float | None = 10.0,
         escalate: ScorerLike | None = None,
+        timeout: float | None = 300.0,
+        deadline: float | None = None,
+        max_attempts: int | None = None,
     ) -> None:
         super().__init__()
         one_of(route_on, "route_on", ("run", "call", "thread"))
@@ -136,6 +135,10 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
             default,
             embedding_timeout,
             as_check(escalate),
+            timeout,
+            None,
+            deadline,
+            max_attempts,
         )
         self._serving.validate()
 
@@ -272,7 +275,7 @@ def _as_bare_chat_model(name: object, model: Any) -> BaseChatModel:
     made = as_chat_model(name, model) if isinstance(model, str) else model
     if not isinstance(made, BaseChatModel):
         msg = (
-            f"The model {name!r} should be a bare chat model, or a name for init_chat_model such as "
+            f"The model {shown(name)} should be a bare chat model, or a name for init_chat_model such as "
             f"'openai:gpt-5-nano', not {type(model).__name__}. The agent binds tools to it by itself."
         )
         raise InvalidInputError(msg)
@@ -294,7 +297,7 @@ def _text_answer(response: Any) -> AIMessage | None:
     return answers[-1] if is_text else None
 
 
-_AGENTS = Framework(_as_bare_chat_model, capabilities_of, _is_refusal, _text_answer, checking)
+_AGENTS = Framework(_as_bare_chat_model, capabilities_of, _is_refusal, _text_answer, checking=checking)
 
 
 def _traced(routed: RoutedCall) -> AbstractContextManager[None]:

@@ -10,6 +10,7 @@ from langchain_core.output_parsers import BaseOutputParser
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
 from langchain_core.runnables.config import ensure_config, merge_configs, var_child_runnable_config
 
+from unirouter_integrations._checks import shown
 from unirouter_integrations.errors import InvalidInputError, MissingDependencyError
 from unirouter_integrations.langchain._capabilities import bare_model
 
@@ -30,13 +31,15 @@ def as_chat_model(name: object, model: Any) -> Model:
         try:
             from langchain.chat_models import init_chat_model
         except ImportError as error:
-            msg = f"The model {name!r} is named by a string, {model!r}; making it needs pip install langchain."
+            msg = (
+                f"The model {shown(name)} is named by a string, {shown(model)}; making it needs pip install langchain."
+            )
             raise MissingDependencyError(msg) from error
         return init_chat_model(model)
     bare = bare_model(model)
     ends_in_parser = isinstance(bare, RunnableSequence) and isinstance(bare.last, BaseOutputParser)
     if not isinstance(model, Runnable) or isinstance(model, BaseLLM) or ends_in_parser:
-        msg = f"The model {name!r} should be a LangChain chat model, bare or bound, not {type(bare).__name__}."
+        msg = f"The model {shown(name)} should be a LangChain chat model, bare or bound, not {type(bare).__name__}."
         raise InvalidInputError(msg)
     return model
 

@@ -10,6 +10,7 @@ from llama_index.core.prompts import BasePromptTemplate
 
 from unirouter_integrations.grading._models import field_of
 from unirouter_integrations.serving._capabilities import CHARACTERS_PER_TOKEN, Needs
+from unirouter_integrations.serving._streams import StreamPart
 
 _CAPABILITY_OF_BLOCK = {
     "audio": "audio_inputs",
@@ -70,6 +71,25 @@ def call_of_template(llm: LLM, prompt: BasePromptTemplate, given: Mapping[str, A
         return call_of_messages(prompt.format_messages(llm=llm, **given))
     characters = sum(len(value) for value in values.values() if isinstance(value, str))
     return Call(question, Needs(tokens=characters // CHARACTERS_PER_TOKEN))
+
+
+def describe(part: object) -> StreamPart:
+    """What one part of a stream says. What is no text, chat or completion, such as a partial form, is content."""
+    if isinstance(part, str):
+        return StreamPart(part, has_content=bool(part))
+    if not isinstance(part, ChatResponse | CompletionResponse):
+        return StreamPart()
+    text = part.delta or ""
+    calls = isinstance(part, ChatResponse) and not is_text(part)
+    choices = field_of(part.raw, "choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return StreamPart(
+        text=text,
+        has_content=bool(text or calls or (part.delta is None and str(part))),
+        reports_finish=first is not None,
+        is_finish=bool(field_of(first, "finish_reason")),
+        is_refusal=is_refusal(part),
+    )
 
 
 def is_text(answer: object) -> bool:

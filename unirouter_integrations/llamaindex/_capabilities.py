@@ -6,6 +6,7 @@ from typing import Any
 from llama_index.core.llms import LLM, LLMMetadata
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 
+from unirouter_integrations._checks import shown
 from unirouter_integrations.errors import InvalidInputError
 from unirouter_integrations.serving._registry import declared_capabilities, models_now
 
@@ -17,10 +18,10 @@ def as_llm(name: object, model: object) -> LLM:
         InvalidInputError: If it is not.
     """
     if not isinstance(name, str):
-        msg = f"models should be named by str, but {name!r} is {type(name).__name__}."
+        msg = f"models should be named by str, not by {type(name).__name__}."
         raise InvalidInputError(msg)
     if not isinstance(model, LLM):
-        msg = f"The model {name!r} should be a LlamaIndex LLM, not {type(model).__name__}."
+        msg = f"The model {shown(name)} should be a LlamaIndex LLM, not {type(model).__name__}."
         raise InvalidInputError(msg)
     return model
 

@@ -37,6 +37,7 @@ from unirouter_integrations.llamaindex._calls import (
     call_of_messages,
     call_of_template,
     call_of_text,
+    describe,
     is_refusal,
     is_text,
 )
@@ -50,15 +51,8 @@ from unirouter_integrations.llamaindex._events import announce
 from unirouter_integrations.llamaindex._options import options_of_call
 from unirouter_integrations.serving._health import Health
 from unirouter_integrations.serving._options import CallOptions
-from unirouter_integrations.serving._serving import (
-    CallRequest,
-    Fallback,
-    Framework,
-    RoutedCall,
-    Serving,
-    as_check,
-    health_of,
-)
+from unirouter_integrations.serving._serving import Fallback, Serving, as_check, health_of
+from unirouter_integrations.serving._steps import CallRequest, Framework, RoutedCall
 
 T = TypeVar("T")
 R = TypeVar("R", ChatResponse, CompletionResponse)
@@ -83,7 +77,7 @@ def _text_answer(answer: object) -> object:
     return answer if is_text(answer) else None
 
 
-_LLMS = Framework(as_llm, capabilities_of, is_refusal, _text_answer)
+_LLMS = Framework(as_llm, capabilities_of, is_refusal, _text_answer, describe)
 
 
 class _Attempt(NamedTuple):
@@ -140,16 +134,20 @@ class UniRouterLLM(FunctionCallingLLM):
         router: The fitted router, with a profile registered for each of the models.
         models: The LLMs by name, a dict or a `ModelRegistry`. It is kept, not copied.
         cost_weight: lambda for the calls of this LLM; None for the router's.
-        fallback: Whether the next best model of the same decision takes the call after an error that another model
-            could survive (rate limit, timeout, lost connection, server error, context overflow); of a stream only
-            before its first part. `"refusals"`: after a refusal as well, where the provider raises an error or its
-            answer to a chat or a completion says so; the texts that templates give do not. The decision then names the
-            model that answered, and those that failed among the excluded ones. Other errors and the last one's are
-            raised unchanged.
-        cooldown: How many seconds a model cools down after three failures in a row, unless its provider says for how
-            long. Then one call probes it.
+        fallback: Whether the next model of the same decision takes the call after an error that is not the caller's own
+            (a wrong request, which every model would refuse); of a stream only before its first content. `"refusals"`:
+            after a refusal or an empty answer as well, where the provider raises an error or its answer to a chat or a
+            completion says so; the texts that templates give do not. Or a function of the error that says so. The
+            decision then names the model that answered, and those that failed among the excluded ones. Errors of a
+            forced model and the last one's are raised unchanged.
+        cooldown: How many seconds a model cools down at first, after more than half of its recent calls failed, unless
+            its provider says for how long. It is then asked last, except for one call that probes it.
         default: The name of the model that answers where the question cannot be embedded; None to raise the error.
         embedding_timeout: After how many seconds that is so; None for no limit.
+        timeout: How many seconds one model may take to answer, and between two parts; None for no limit.
+        first_token_timeout: How many seconds the first content of a stream may take; None for no limit.
+        deadline: How many seconds the whole call may take, all models together; None for no limit.
+        max_attempts: How many models may be asked for one call; None for all.
         escalate: A scorer that checks answers, see `as_scorer`; it can only compare them with the question. An answer
             that scores below 0.5 sends the call on to the next model that is expected to err less; both are paid. For
             instance `judge(model)`, `"confidence"`, `"probability"` (chats only), or a function of (answer, example).
@@ -170,9 +168,13 @@ class UniRouterLLM(FunctionCallingLLM):
 
     cost_weight: float | None = None
     fallback: Fallback = True
-    cooldown: float = 30.0
+    cooldown: float = 5.0
     default: str | None = None
-    embedding_timeout: float | None = None
+    embedding_timeout: float | None = 10.0
+    timeout: float | None = 300.0
+    first_token_timeout: float | None = 120.0
+    deadline: float | None = None
+    max_attempts: int | None = None
     escalate: Any = Field(default=None, exclude=True, repr=False)
     _router: UniRouter = PrivateAttr()
     _models: MutableMapping[str, LLM] = PrivateAttr()
@@ -215,6 +217,10 @@ class UniRouterLLM(FunctionCallingLLM):
             self.default,
             self.embedding_timeout,
             self.escalate,
+            self.timeout,
+            self.first_token_timeout,
+            self.deadline,
+            self.max_attempts,
         )
 
     def register(self, name: str, model: LLM, profile: LLMProfile, *, price: Price | None = None) -> None:
@@ -452,7 +458,17 @@ class UniRouterLLM(FunctionCallingLLM):
         return [("models", [*self._models]), ("router", self._router), ("cost_weight", self.cost_weight)]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        settings = ("cost_weight", "fallback", "cooldown", "default", "embedding_timeout")
+        settings = (
+            "cost_weight",
+            "fallback",
+            "cooldown",
+            "default",
+            "embedding_timeout",
+            "timeout",
+            "first_token_timeout",
+            "deadline",
+            "max_attempts",
+        )
         return _without_models, (self._router, {name: getattr(self, name) for name in settings})
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> "UniRouterLLM":

@@ -31,15 +31,8 @@ from unirouter_integrations.llamaindex._query_vectors import QueryVectors
 from unirouter_integrations.llamaindex._selector import UniRouterSelectorResult
 from unirouter_integrations.serving._capabilities import CHARACTERS_PER_TOKEN, Needs
 from unirouter_integrations.serving._options import CallOptions
-from unirouter_integrations.serving._serving import (
-    CallRequest,
-    Fallback,
-    Framework,
-    RoutedCall,
-    Serving,
-    as_check,
-    health_of,
-)
+from unirouter_integrations.serving._serving import Fallback, Serving, as_check, health_of
+from unirouter_integrations.serving._steps import CallRequest, Framework, RoutedCall
 
 
 class _Written(NamedTuple):
@@ -85,6 +78,9 @@ class UniRouterQueryEngine(BaseQueryEngine):
         cooldown: See `UniRouterLLM`.
         default: See `UniRouterLLM`. With `embed_model`, a query that cannot be embedded cannot be retrieved either.
         embedding_timeout: See `UniRouterLLM`.
+        timeout: See `UniRouterLLM`; of one model's whole answer.
+        deadline: See `UniRouterLLM`.
+        max_attempts: See `UniRouterLLM`.
         escalate: See `UniRouterLLM`. Streamed answers are not checked.
         synthesis: What `get_response_synthesizer` takes: `response_mode`, `streaming`, `text_qa_template`, ...
 
@@ -110,9 +106,12 @@ class UniRouterQueryEngine(BaseQueryEngine):
         node_postprocessors: Sequence[BaseNodePostprocessor] = (),
         callback_manager: CallbackManager | None = None,
         fallback: Fallback = True,
-        cooldown: float = 30.0,
+        cooldown: float = 5.0,
         default: str | None = None,
-        embedding_timeout: float | None = None,
+        embedding_timeout: float | None = 10.0,
+        timeout: float | None = 300.0,
+        deadline: float | None = None,
+        max_attempts: int | None = None,
         escalate: ScorerLike | None = None,
         **synthesis: Any,
     ) -> None:
@@ -125,6 +124,9 @@ class UniRouterQueryEngine(BaseQueryEngine):
         self.cooldown = cooldown
         self.default = default
         self.embedding_timeout = embedding_timeout
+        self.timeout = timeout
+        self.deadline = deadline
+        self.max_attempts = max_attempts
         self.escalate = as_check(escalate)
         self._health = health_of(models)
         self._serving.validate()
@@ -153,6 +155,10 @@ class UniRouterQueryEngine(BaseQueryEngine):
             self.default,
             self.embedding_timeout,
             self.escalate,
+            self.timeout,
+            None,
+            self.deadline,
+            self.max_attempts,
         )
 
     def register(self, name: str, model: LLM, profile: LLMProfile, *, price: Price | None = None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from unirouter_integrations._checks import check_name, shown
 from unirouter_integrations._router import UniRouter
 from unirouter_integrations.errors import InvalidInputError
 from unirouter_integrations.grading import (
@@ -39,11 +40,9 @@ class ProfilingTarget:
     @classmethod
     def from_arguments(cls, name: str, model: ModelLike, scorer: ScorerLike, price: Price | None) -> ProfilingTarget:
         """Build a target from the arguments of `profile_model`."""
-        if not (isinstance(name, str) and name):
-            msg = f"The name of a model should be a text that is not empty, but is {name!r}."
-            raise InvalidInputError(msg)
+        check_name(name, "The name of a model")
         if price is not None and not isinstance(price, Price):
-            msg = f"price should be Price(input, output), in USD per million tokens, but is {price!r}."
+            msg = f"price should be Price(input, output), in USD per million tokens, but is {shown(price)}."
             raise InvalidInputError(msg)
         grader = as_scorer(scorer)
         if grader.model is not None and is_same_model(grader.model, model):

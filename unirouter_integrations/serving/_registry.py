@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
-from unirouter_integrations._checks import check_known
+from unirouter_integrations._checks import check_known, check_name
 from unirouter_integrations._concurrency import ForkSafeLock
 from unirouter_integrations.core import LLMProfile
 from unirouter_integrations.errors import InvalidInputError
@@ -134,9 +134,7 @@ def models_now(models: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_model(name: object, model: object) -> None:
     """Raise an `InvalidInputError` if this is no model of either framework, nor the name of one."""
-    if not isinstance(name, str):
-        msg = f"models should be named by str, not by {type(name).__name__}."
-        raise InvalidInputError(msg)
+    check_name(name, "The name of a model")
     is_model = isinstance(model, str) or hasattr(model, "ainvoke") or hasattr(model, "achat")
     if isinstance(model, type) or not is_model:
         msg = (

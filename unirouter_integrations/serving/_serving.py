@@ -9,6 +9,7 @@ synchronously, one asynchronously. So each rule is written once, as httpx writes
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import (
     AsyncGenerator,
     Awaitable,
@@ -20,25 +21,21 @@ from collections.abc import (
     MutableMapping,
     Sequence,
 )
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
-from unirouter_integrations._checks import number, one_of
-from unirouter_integrations._concurrency import run_sync, run_with_timeout
+from unirouter_integrations._checks import number, one_of, whole_number
+from unirouter_integrations._concurrency import run_with_timeout
 from unirouter_integrations._router import UniRouter
-from unirouter_integrations.core import Exclusion, LLMProfile, PromptClusters, RoutingDecision, Snapshot
-from unirouter_integrations.embedding import Vectors
-from unirouter_integrations.errors import InvalidInputError, NoModelError, UnknownModelError
-from unirouter_integrations.grading import Example, Price, Scorer, ScorerLike, as_scorer
-from unirouter_integrations.grading._models import answer_of
-from unirouter_integrations.serving._capabilities import Needs, incapabilities
-from unirouter_integrations.serving._failures import is_fault_of_model, is_refusal_error, is_survivable, retry_after
-from unirouter_integrations.serving._health import Health
+from unirouter_integrations.core import Exclusion, LLMProfile, RoutingDecision, Snapshot
+from unirouter_integrations.errors import InvalidInputError, NoModelError, StreamCutError, UnknownModelError
+from unirouter_integrations.grading import Price, Scorer, ScorerLike, as_scorer
+from unirouter_integrations.serving._capabilities import incapabilities
+from unirouter_integrations.serving._failures import classify, is_fault_of_model, retry_after
+from unirouter_integrations.serving._health import Health, TrackedCall
 from unirouter_integrations.serving._registry import (
     ModelRegistry,
     check_price,
@@ -46,142 +43,27 @@ from unirouter_integrations.serving._registry import (
     models_now,
     noted_price,
 )
+from unirouter_integrations.serving._steps import (
+    Ask,
+    CallRequest,
+    Check,
+    Embed,
+    Framework,
+    RoutedCall,
+    Rule,
+    adrive,
+    drive,
+)
+from unirouter_integrations.serving._streams import OpenStream
 
 T = TypeVar("T")
 
-Fallback = bool | Literal["refusals"]
+Fallback = bool | Literal["refusals"] | Callable[[Exception], bool]
 
-_PASSING_SCORE = 0.5
+_GONE_COOLDOWN_SECONDS = 60.0  # of a model whose key, name or quota is refused
 _SCORERS_WITHOUT_REFERENCE = ("confidence", "probability")
 
 _log = logging.getLogger("unirouter_integrations")
-
-
-class Framework(NamedTuple):
-    """What the rules have to know of a framework.
-
-    Attributes:
-        as_model: Makes a model of what is in the dict or registry under a name, or raises an `InvalidInputError`.
-        capabilities_of: What a model is capable of, in the words of LangChain's `ModelProfile`.
-        is_refusal: Whether a provider reports that an answer is a refusal or was filtered.
-        text_answer: The part of an answer that a check can grade; None for calls of tools, forms and streams.
-        checking: Wraps the calls of a check.
-    """
-
-    as_model: Callable[[object, Any], Any]
-    capabilities_of: Callable[[Any], Mapping[str, Any]]
-    is_refusal: Callable[[Any], bool]
-    text_answer: Callable[[Any], Any]
-    checking: Callable[[], AbstractContextManager[object]] = nullcontext
-
-
-@dataclass(frozen=True)
-class CallRequest:
-    """What the rules have to know of one call.
-
-    Attributes:
-        question: The text it is judged by.
-        needs: What it needs of a model.
-        cost_weight: lambda; None for that of the chat model, or else the router's.
-        among: The models that may take it; None for all. One model alone is forced: no other takes over.
-        kept: The model that already works on the conversation. It goes on if it may and can; others only take over.
-        is_in_tool_loop: Whether `kept` is in the middle of a loop of tool calls; then it goes on even if it cools down.
-        noted: The decision about the same question as plain JSON, which spares the embedding if its model goes on.
-        vector: The embedding of the question, `(d,)`, which spares it as well.
-        surcharges: What calls of some models cost beyond their profiles.
-    """
-
-    question: str
-    needs: Needs = field(default_factory=Needs)
-    cost_weight: float | None = None
-    among: Sequence[str] | None = None
-    kept: str | None = None
-    is_in_tool_loop: bool = False
-    noted: Mapping[str, Any] | None = None
-    vector: npt.ArrayLike | None = None
-    surcharges: Mapping[str, float] = field(default_factory=dict)
-
-
-class RoutedCall(NamedTuple):
-    """A call whose model is chosen.
-
-    Attributes:
-        request: The call.
-        decision: Which model takes it.
-        models: All models as they were when it was decided.
-        snapshot: The router as it was then.
-    """
-
-    request: CallRequest
-    decision: RoutingDecision
-    models: Mapping[str, Any]
-    snapshot: Snapshot
-
-    @property
-    def model(self) -> Any:
-        """The model that takes the call."""
-        return self.models[self.decision.model]
-
-
-class Embed(NamedTuple):
-    """A step: embed these texts."""
-
-    clusters: PromptClusters
-    texts: list[str]
-    timeout: float | None
-
-    def perform(self, _: object) -> Vectors:
-        """Embed them now."""
-        return run_with_timeout(self.timeout, lambda: self.clusters.embed(self.texts))
-
-    async def aperform(self, _: object) -> Vectors:
-        """Async version of `perform`."""
-        import asyncio
-
-        return await asyncio.wait_for(self.clusters.aembed(self.texts), self.timeout)
-
-
-class Ask(NamedTuple):
-    """A step: have the chosen model answer."""
-
-    routed: RoutedCall
-
-    def perform(self, ask: Callable[[RoutedCall], T]) -> T:
-        """Ask it now."""
-        return ask(self.routed)
-
-    async def aperform(self, ask: Callable[[RoutedCall], Awaitable[T]]) -> T:
-        """Async version of `perform`."""
-        return await ask(self.routed)
-
-
-class Check(NamedTuple):
-    """A step: grade an answer. The result is whether it passes; an answer that cannot be graded does."""
-
-    scorer: Scorer
-    answer: Any
-    routed: RoutedCall
-    checking: Callable[[], AbstractContextManager[object]]
-
-    def perform(self, _: object) -> bool:
-        """Grade it now."""
-        return run_sync(self.aperform(None))
-
-    async def aperform(self, _: object) -> bool:
-        """Async version of `perform`."""
-        try:
-            with self.checking():
-                score = await self.scorer.grade(answer_of(self.answer), Example(self.routed.request.question))
-        except Exception as error:  # noqa: BLE001  # a check that fails must not lose an answer that was paid for
-            remedy = "a check should give True, False or a number from 0 to 1"  # the error itself may quote the answer
-            name = self.routed.decision.model
-            _log.warning("The check of an answer of %s raised %s; %s.", name, type(error).__name__, remedy)
-            return True
-        return score.value is None or score.value >= _PASSING_SCORE
-
-
-Step = Embed | Ask | Check
-Rule = Generator[Step, Any, T]
 
 
 @dataclass(frozen=True)
@@ -194,12 +76,16 @@ class Serving:
         framework: What the rules have to know of the framework.
         health: The recent failures of the models.
         cost_weight: lambda; None for the router's.
-        fallback: Whether the next best model takes over after an error that another model could survive;
-            `"refusals"`: after a refusal as well.
-        cooldown: How long a failing model cools down, in seconds.
+        fallback: Whether the next model takes over after an error that is not the caller's own; `"refusals"`: after a
+            refusal as well; or a function of the error that says so.
+        cooldown: How long a failing model cools down at first, in seconds.
         default: The model that answers where the prompt cannot be embedded; None to raise the error.
         embedding_timeout: Seconds after which that is so; None for no limit.
         check: Grades answers, see `as_check`; None for no check.
+        timeout: Seconds that one model may take to answer, and between two parts of its stream; None for no limit.
+        first_token_timeout: Seconds until the first content of a stream; None for no limit.
+        deadline: Seconds that the whole call may take; None for no limit.
+        max_attempts: How many models may be asked for one call; None for all.
     """
 
     router: UniRouter
@@ -208,10 +94,14 @@ class Serving:
     health: Health
     cost_weight: float | None = None
     fallback: Fallback = True
-    cooldown: float = 30.0
+    cooldown: float = 5.0
     default: str | None = None
-    embedding_timeout: float | None = None
+    embedding_timeout: float | None = 10.0
     check: Scorer | None = None
+    timeout: float | None = 300.0
+    first_token_timeout: float | None = 120.0
+    deadline: float | None = None
+    max_attempts: int | None = None
 
     def validate(self) -> None:
         """Check the settings once, when a face is made.
@@ -230,10 +120,14 @@ class Serving:
             raise InvalidInputError(msg)
         if self.cost_weight is not None:
             number(self.cost_weight, "cost_weight")
-        one_of(self.fallback, "fallback", (True, False, "refusals"))
+        if not callable(self.fallback):
+            one_of(self.fallback, "fallback, if it is no function,", (True, False, "refusals"))
         number(self.cooldown, "cooldown, a number of seconds,")
-        if self.embedding_timeout is not None:
-            number(self.embedding_timeout, "embedding_timeout, a number of seconds,", positive=True)
+        for name in ("embedding_timeout", "timeout", "first_token_timeout", "deadline"):
+            if getattr(self, name) is not None:
+                number(getattr(self, name), f"{name}, a number of seconds,", positive=True)
+        if self.max_attempts is not None:
+            whole_number(self.max_attempts, "max_attempts", low=1)
         if self.default is not None and self.default not in self.models:
             names = ", ".join(map(repr, self.models))
             msg = f"default should be one of the models, {names}, but is {self.default!r}."
@@ -293,11 +187,11 @@ class Serving:
         Raises:
             NoModelError: If no model may and can take one of them.
         """
-        return _drive(self._decide(requests), None)
+        return drive(self._decide(requests), None)
 
     async def adecide(self, requests: Sequence[CallRequest]) -> list[RoutedCall]:
         """Async version of `decide`."""
-        return await _adrive(self._decide(requests), None)
+        return await adrive(self._decide(requests), None)
 
     def call(self, routed: RoutedCall, ask: Callable[[RoutedCall], T]) -> tuple[RoutedCall, T]:
         """Have the chosen model answer, or the next one if it fails, refuses or does not pass the check.
@@ -309,42 +203,95 @@ class Serving:
         Returns:
             The call as it was answered in the end, and the answer.
         """
-        return _drive(self._call(routed), ask)
+        routed, answer, _ = drive(self._call(routed), ask)
+        return routed, answer
 
     async def acall(self, routed: RoutedCall, ask: Callable[[RoutedCall], Awaitable[T]]) -> tuple[RoutedCall, T]:
         """Async version of `call`."""
-        return await _adrive(self._call(routed), ask)
+        routed, answer, _ = await adrive(self._call(routed), ask)
+        return routed, answer
 
     def stream(self, routed: RoutedCall, open_stream: Callable[[RoutedCall], Iterator[T]]) -> Generator[T, None, None]:
-        """Stream the answer of the chosen model, or of the next one if it fails before its first part.
+        """Stream the answer of the chosen model, or of the next one if it fails before its first content.
 
-        The first part has arrived when this returns.
+        The first content has arrived when this returns. A stream that breaks later raises its error, with the text so
+        far as its `partial_text`; one that ends without saying so raises a `StreamCutError`.
         """
 
-        def opened(routed: RoutedCall) -> tuple[list[T], Iterator[T]]:
-            parts = open_stream(routed)
-            return list(islice(parts, 1)), parts
+        def opened(routed: RoutedCall) -> OpenStream[T]:
+            return OpenStream[T](self.framework.describe).hold(lambda: open_stream(routed))
 
-        first, rest = self.call(routed, opened)[1]
-        return _chained(first, rest)
+        routed, stream, tracked = drive(self._call(routed, is_stream=True), opened)
+        return self._parts(routed, stream, tracked)
 
     async def astream(
         self, routed: RoutedCall, open_stream: Callable[[RoutedCall], Awaitable[AsyncGenerator[T, None]]]
     ) -> AsyncGenerator[T, None]:
         """Async version of `stream`. Closed early, the returned generator closes the model's stream at once."""
 
-        async def opened(routed: RoutedCall) -> tuple[list[T], AsyncGenerator[T, None]]:
-            parts = await open_stream(routed)
-            try:
-                return [await anext(parts)], parts
-            except StopAsyncIteration:
-                return [], parts
-            except BaseException:
-                await parts.aclose()
-                raise
+        async def opened(routed: RoutedCall) -> OpenStream[T]:
+            return await OpenStream[T](self.framework.describe).ahold(await open_stream(routed))
 
-        first, rest = (await self.acall(routed, opened))[1]
-        return _achained(first, rest)
+        routed, stream, tracked = await adrive(self._call(routed, is_stream=True), opened)
+        return self._aparts(routed, stream, tracked)
+
+    def _parts(self, routed: RoutedCall, stream: OpenStream[T], tracked: TrackedCall) -> Generator[T, None, None]:
+        ended = False
+        try:
+            yield from stream.parts
+            while stream.rest is not None and (part := run_with_timeout(self.timeout, stream.read)) is not None:
+                yield part
+            ended = True
+            self._finish(routed, stream, tracked)
+        except Exception as error:
+            self._broken(stream, tracked, error, ended=ended)
+            raise
+        finally:
+            self.health.abandoned(tracked)  # if it has no verdict yet, because the caller closed the stream
+            stream.close()
+
+    async def _aparts(self, routed: RoutedCall, stream: OpenStream[T], tracked: TrackedCall) -> AsyncGenerator[T, None]:
+        import asyncio
+
+        ended = False
+        try:
+            for part in stream.parts:
+                yield part
+            while stream.rest is not None:
+                async with asyncio.timeout(self.timeout):
+                    try:
+                        part = await anext(stream.rest)
+                    except StopAsyncIteration:
+                        break
+                stream.see(part)
+                yield part
+            ended = True
+            self._finish(routed, stream, tracked)
+        except Exception as error:
+            self._broken(stream, tracked, error, ended=ended)
+            raise
+        finally:
+            self.health.abandoned(tracked)
+            await stream.aclose()
+
+    def _finish(self, routed: RoutedCall, stream: OpenStream[T], tracked: TrackedCall) -> None:
+        """Give the verdict on a stream that has ended.
+
+        Raises:
+            StreamCutError: If it was cut.
+        """
+        if not stream.is_cut:
+            self.health.succeeded(tracked, stream.seconds_to_content)
+            return
+        self.health.failed(tracked, cooldown=self.cooldown)
+        raise StreamCutError(routed.decision.model)
+
+    def _broken(self, stream: OpenStream[T], tracked: TrackedCall, error: Exception, *, ended: bool) -> None:
+        """Give the verdict on a stream that broke, and keep what had arrived with the error."""
+        if not ended and is_fault_of_model(error):
+            self.health.failed(tracked, cooldown=self.cooldown, retry_after=retry_after(error))
+        with suppress(AttributeError, TypeError):
+            error.partial_text = stream.partial_text  # type: ignore[attr-defined]
 
     def _decide(self, requests: Sequence[CallRequest]) -> Rule[list[RoutedCall]]:
         models, snapshot = self.models_now(), self.router.snapshot()  # one version of both, however long it takes
@@ -372,7 +319,16 @@ class Serving:
             candidates = snapshot.among(among).with_surcharges(dict(surcharges))
             found = candidates.route_many(vectors=[vectors[row] for row in rows], cost_weight=weight)
             decisions |= {row: _on(terms[row], decision) for row, decision in zip(rows, found, strict=True)}
-        return [RoutedCall(request, decisions[row], models, snapshot) for row, request in enumerate(requests)]
+        return [
+            RoutedCall(
+                request,
+                decisions[row],
+                models,
+                snapshot.with_surcharges(request.surcharges),
+                terms[row].reserve,
+            )
+            for row, request in enumerate(requests)
+        ]
 
     def _terms(self, request: CallRequest, models: Mapping[str, Any], snapshot: Snapshot) -> _Terms:
         """Which models may take a call, and on what terms.
@@ -392,14 +348,12 @@ class Serving:
         kept = request.kept if request.kept in names else None
         if kept in cooling and not request.is_in_tool_loop:
             kept = None
-        healthy = [name for name in names if name not in cooling or name == kept]
-        if cooling and healthy:
-            excluded += [
-                Exclusion(name, "cooling_down", f"it failed recently and is cooling down for {seconds:.0f} s")
-                for name, seconds in cooling.items()
-                if name != kept
-            ]
-            names = healthy
+        reserve = [name for name in sorted(cooling, key=cooling.__getitem__) if name != kept]
+        if len(reserve) < len(names):
+            excluded += [_cooling_down(name, cooling[name]) for name in reserve]
+            names = [name for name in names if name not in reserve]
+        else:
+            reserve = []
         weight = self.cost_weight if request.cost_weight is None else request.cost_weight
         return _Terms(
             snapshot.cost_weight if weight is None else number(weight, "cost_weight"),
@@ -407,6 +361,7 @@ class Serving:
             tuple(excluded),
             tuple(request.surcharges.items()),
             kept,
+            tuple(reserve),
         )
 
     def _without_embedding(self, terms: _Terms, error: Exception) -> _Terms:
@@ -415,49 +370,100 @@ class Serving:
             return terms
         reason = f"the prompt could not be embedded ({type(error).__name__})"
         others = (Exclusion(name, "not_embedded", reason) for name in terms.among if name != self.default)
-        return terms._replace(among=(self.default,), excluded=(*terms.excluded, *others))
+        reserve = tuple(name for name in (*terms.among, *terms.reserve) if name != self.default)
+        return terms._replace(among=(self.default,), excluded=(*terms.excluded, *others), reserve=reserve)
 
-    def _call(self, routed: RoutedCall) -> Rule[tuple[RoutedCall, Any]]:
-        standing: tuple[RoutedCall, Any] | None = None  # an answer that is doubted, in case that no better one comes
+    def _call(self, routed: RoutedCall, *, is_stream: bool = False) -> Rule[tuple[RoutedCall, Any, TrackedCall]]:
+        standing: tuple[RoutedCall, Any, TrackedCall] | None = (
+            None  # a doubted answer, until a better one comes
+        )
+        ends_at = None if self.deadline is None else time.monotonic() + self.deadline
+        limit = self.first_token_timeout if is_stream else self.timeout
+        routed = self._fresh(routed)
+        attempts = 0
         while True:
-            name = routed.decision.model
-            self.health.start_call(name, self.cooldown)
-            following: RoutedCall | None
+            attempts += 1
+            tracked = self.health.start(routed.decision.model)
+            following: RoutedCall | None = None
             try:
-                answer = yield Ask(routed)
+                left = None if ends_at is None else max(ends_at - time.monotonic(), 0.0)
+                answer = yield Ask(routed, _least(limit, left))
+            except GeneratorExit:  # cancelled
+                self.health.abandoned(tracked)
+                raise
             except Exception as error:
-                following = self._after_failure(routed, error)
-                if following is None:
+                following = self._after_failure(routed, tracked, error)
+                if not self._goes_on(following, attempts, ends_at):
                     if standing is None:
                         raise
                     return standing
             else:
-                self.health.succeeded(name)
-                following = self._after_refusal(routed, answer)
+                following = self._after_answer(routed, tracked, answer)
                 if following is None and self.check is not None and routed.decision.better:
                     graded = self.framework.text_answer(answer)
                     if graded is not None and not (yield Check(self.check, graded, routed, self.framework.checking)):
                         following = self._after_rejection(routed)
-                if following is None:
-                    return routed, answer
-                standing = routed, answer
-            routed = following
+                if not self._goes_on(following, attempts, ends_at):
+                    return routed, answer, tracked
+                standing = routed, answer, tracked
+            routed = following or routed
 
-    def _after_failure(self, routed: RoutedCall, error: Exception) -> RoutedCall | None:
-        """The call as the next best model takes it; None if none is left, or no model could answer it."""
-        is_refused = self.fallback == "refusals" and is_refusal_error(error)
-        if not self.fallback or not (is_survivable(error) or is_refused):
+    def _fresh(self, routed: RoutedCall) -> RoutedCall:
+        """The call with the health of now: since it was decided, as one of many, its model may have begun to fail."""
+        decision, request = routed.decision, routed.request
+        names = (*decision.pool.names, *routed.reserve)
+        cooling = self.health.cooling_down(names)
+        if decision.model not in cooling or (request.kept == decision.model and request.is_in_tool_loop):
+            return routed
+        healthy = [name for name in names if name not in cooling]
+        if not healthy:
+            return routed
+        following = _rerouted(routed, _cooling_down(decision.model, cooling[decision.model]), healthy)
+        reserve = tuple(sorted(cooling, key=cooling.__getitem__))
+        return routed if following is None else following._replace(reserve=reserve)
+
+    def _goes_on(self, following: RoutedCall | None, attempts: int, ends_at: float | None) -> bool:
+        """Whether another model is asked: one is left, and the limits and the retry budget allow it."""
+        if following is None or (self.max_attempts is not None and attempts >= self.max_attempts):
+            return False
+        return (ends_at is None or time.monotonic() < ends_at) and self.health.retry()
+
+    def _after_failure(self, routed: RoutedCall, tracked: TrackedCall, error: Exception) -> RoutedCall | None:
+        """The call as the next model takes it; None if none is left, or the error is the caller's own."""
+        failure, name = classify(error), routed.decision.model
+        if failure == "gone":
+            _log.warning("%s is not available (%s); it is tried last for a while.", name, type(error).__name__)
+            self.health.failed(tracked, cooldown=self.cooldown, retry_after=_GONE_COOLDOWN_SECONDS)
+        elif is_fault_of_model(error):
+            self.health.failed(tracked, cooldown=self.cooldown, retry_after=retry_after(error))
+        else:
+            self.health.abandoned(tracked)
+        if callable(self.fallback):
+            survives = self.fallback(error)
+        else:
+            survives = failure != "request" and (failure != "refused" or self.fallback == "refusals")
+        if not (self.fallback and survives):
             return None
+        kind: Any = "refused" if failure == "refused" else "failed"
+        return _rerouted(routed, Exclusion(name, kind, f"it failed with {type(error).__name__}"))
+
+    def _after_answer(self, routed: RoutedCall, tracked: TrackedCall, answer: object) -> RoutedCall | None:
+        """The call as the next model takes it after a refusal or a stream without content, if that is asked for."""
         name = routed.decision.model
-        if is_fault_of_model(error):
-            self.health.failed(name, self.cooldown, retry_after(error))
-        return _rerouted(routed, Exclusion(name, "failed", f"it failed with {type(error).__name__}"))
-
-    def _after_refusal(self, routed: RoutedCall, answer: object) -> RoutedCall | None:
-        """The call as the next best model takes it after a refusal, if that is asked for."""
-        if self.fallback != "refusals" or not self.framework.is_refusal(answer):
+        if isinstance(answer, OpenStream) and not answer.has_content:
+            if answer.is_cut:
+                self.health.failed(tracked, cooldown=self.cooldown)
+                return _rerouted(routed, Exclusion(name, "failed", "its stream ended before it said anything"))
+            refused = True
+        elif isinstance(answer, OpenStream):
+            return None  # its verdict comes at its end
+        else:
+            self.health.succeeded(tracked)
+            refused = self.fallback == "refusals" and self.framework.is_refusal(answer)
+        if self.fallback != "refusals" or not refused:
             return None
-        return _rerouted(routed, Exclusion(routed.decision.model, "refused", "it refused"))
+        self.health.succeeded(tracked)
+        return _rerouted(routed, Exclusion(name, "refused", "it refused"))
 
     def _after_rejection(self, routed: RoutedCall) -> RoutedCall | None:
         """The call as the next model takes it that is expected to err less."""
@@ -476,6 +482,7 @@ class _Terms(NamedTuple):
     excluded: tuple[Exclusion, ...]
     surcharges: tuple[tuple[str, float], ...]
     kept: str | None
+    reserve: tuple[str, ...]
 
 
 def as_check(escalate: ScorerLike | None) -> Scorer | None:
@@ -554,61 +561,21 @@ def _on(terms: _Terms, decision: RoutingDecision) -> RoutingDecision:
 
 
 def _rerouted(routed: RoutedCall, exclusion: Exclusion, among: Sequence[str] | None = None) -> RoutedCall | None:
+    """The call without a model: as the best of these takes it, or else of the others, or else of the reserve."""
+    reserve = routed.reserve
+    if among is None:
+        among = [name for name in routed.decision.pool.names if name != exclusion.model]
+        if not among and reserve:
+            among, reserve = reserve[:1], reserve[1:]
     decision = routed.snapshot.reroute(routed.decision, exclusion, among)
-    return None if decision is None else routed._replace(decision=decision)
+    return None if decision is None else routed._replace(decision=decision, reserve=reserve)
 
 
-def _drive(rule: Rule[T], ask: Any) -> T:
-    """Perform the steps of a rule now."""
-    proceed, value = rule.send, None
-    try:
-        while True:
-            try:
-                step = proceed(value)
-            except StopIteration as stopped:
-                result: T = stopped.value
-                return result
-            try:
-                proceed, value = rule.send, step.perform(ask)
-            except Exception as error:  # noqa: BLE001  # the rule decides what becomes of it
-                proceed, value = rule.throw, error
-    finally:
-        rule.close()
+def _cooling_down(name: str, seconds: float) -> Exclusion:
+    return Exclusion(name, "cooling_down", f"it failed recently and is cooling down for {seconds:.0f} s")
 
 
-async def _adrive(rule: Rule[T], ask: Any) -> T:
-    """Async version of `_drive`."""
-    proceed, value = rule.send, None
-    try:
-        while True:
-            try:
-                step = proceed(value)
-            except StopIteration as stopped:
-                result: T = stopped.value
-                return result
-            try:
-                proceed, value = rule.send, await step.aperform(ask)
-            except Exception as error:  # noqa: BLE001  # the rule decides what becomes of it
-                proceed, value = rule.throw, error
-    finally:
-        rule.close()
-
-
-def _chained(first: list[T], rest: Iterator[T]) -> Generator[T, None, None]:
-    try:
-        yield from first
-        yield from rest
-    finally:
-        close = getattr(rest, "close", None)
-        if close is not None:
-            close()
-
-
-async def _achained(first: list[T], rest: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-    try:
-        for part in first:
-            yield part
-        async for part in rest:
-            yield part
-    finally:
-        await rest.aclose()
+def _least(first: float | None, second: float | None) -> float | None:
+    """The smaller of two limits; None is no limit."""
+    limits = [limit for limit in (first, second) if limit is not None]
+    return min(limits, default=None)

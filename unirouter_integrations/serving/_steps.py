@@ -1,0 +1,207 @@
+"""The steps of a call, and the two drivers that perform them: one synchronous, one asynchronous.
+
+A rule is a generator without I/O: it yields steps, and receives their results, or the errors they raise. So each rule
+is written once, as httpx writes an authentication scheme.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+import numpy.typing as npt
+
+from unirouter_integrations._concurrency import run_sync, run_with_timeout
+from unirouter_integrations.core import PromptClusters, RoutingDecision, Snapshot
+from unirouter_integrations.embedding import LocalEmbedder, Vectors
+from unirouter_integrations.grading import Example, Scorer
+from unirouter_integrations.grading._models import answer_of
+from unirouter_integrations.serving._capabilities import Needs
+from unirouter_integrations.serving._streams import StreamPart
+
+T = TypeVar("T")
+
+_PASSING_SCORE = 0.5
+
+_log = logging.getLogger("unirouter_integrations")
+
+
+class Framework(NamedTuple):
+    """What the rules have to know of a framework.
+
+    Attributes:
+        as_model: Makes a model of what is in the dict or registry under a name, or raises an `InvalidInputError`.
+        capabilities_of: What a model is capable of, in the words of LangChain's `ModelProfile`.
+        is_refusal: Whether a provider reports that an answer is a refusal or was filtered.
+        text_answer: The part of an answer that a check can grade; None for calls of tools, forms and streams.
+        describe: What one part of a stream says.
+        checking: Wraps the calls of a check.
+    """
+
+    as_model: Callable[[object, Any], Any]
+    capabilities_of: Callable[[Any], Mapping[str, Any]]
+    is_refusal: Callable[[Any], bool]
+    text_answer: Callable[[Any], Any]
+    describe: Callable[[Any], StreamPart] = lambda _: StreamPart()
+    checking: Callable[[], AbstractContextManager[object]] = nullcontext
+
+
+@dataclass(frozen=True)
+class CallRequest:
+    """What the rules have to know of one call.
+
+    Attributes:
+        question: The text it is judged by.
+        needs: What it needs of a model.
+        cost_weight: lambda; None for that of the chat model, or else the router's.
+        among: The models that may take it; None for all. One model alone is forced: no other takes over.
+        kept: The model that already works on the conversation. It goes on if it may and can; others only take over.
+        is_in_tool_loop: Whether `kept` is in the middle of a loop of tool calls; then it goes on even if it cools down.
+        noted: The decision about the same question as plain JSON, which spares the embedding if its model goes on.
+        vector: The embedding of the question, `(d,)`, which spares it as well.
+        surcharges: What calls of some models cost beyond their profiles.
+    """
+
+    question: str
+    needs: Needs = field(default_factory=Needs)
+    cost_weight: float | None = None
+    among: Sequence[str] | None = None
+    kept: str | None = None
+    is_in_tool_loop: bool = False
+    noted: Mapping[str, Any] | None = None
+    vector: npt.ArrayLike | None = None
+    surcharges: Mapping[str, float] = field(default_factory=dict)
+
+
+class RoutedCall(NamedTuple):
+    """A call whose model is chosen.
+
+    Attributes:
+        request: The call.
+        decision: Which model takes it.
+        models: All models as they were when it was decided.
+        snapshot: The router as it was then, with all models that may and can take the call.
+        reserve: Those that are cooling down, the first to be healthy first. They are tried when all others failed.
+    """
+
+    request: CallRequest
+    decision: RoutingDecision
+    models: Mapping[str, Any]
+    snapshot: Snapshot
+    reserve: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> Any:
+        """The model that takes the call."""
+        return self.models[self.decision.model]
+
+
+class Embed(NamedTuple):
+    """A step: embed these texts."""
+
+    clusters: PromptClusters
+    texts: list[str]
+    timeout: float | None
+
+    def perform(self, _: object) -> Vectors:
+        """Embed them now."""
+        is_local = isinstance(self.clusters.embedder, LocalEmbedder)  # it computes here, and always ends
+        return run_with_timeout(None if is_local else self.timeout, lambda: self.clusters.embed(self.texts))
+
+    async def aperform(self, _: object) -> Vectors:
+        """Async version of `perform`."""
+        import asyncio
+
+        return await asyncio.wait_for(self.clusters.aembed(self.texts), self.timeout)
+
+
+class Ask(NamedTuple):
+    """A step: have the chosen model answer, or open its stream and wait for the first content."""
+
+    routed: RoutedCall
+    timeout: float | None
+
+    def perform(self, ask: Callable[[RoutedCall], T]) -> T:
+        """Ask it now."""
+        context = copy_context()  # of the caller: callbacks and tracers are found through it
+        return (
+            ask(self.routed)
+            if self.timeout is None
+            else run_with_timeout(self.timeout, lambda: context.run(ask, self.routed))
+        )
+
+    async def aperform(self, ask: Callable[[RoutedCall], Awaitable[T]]) -> T:
+        """Async version of `perform`."""
+        import asyncio
+
+        async with asyncio.timeout(self.timeout):
+            return await ask(self.routed)
+
+
+class Check(NamedTuple):
+    """A step: grade an answer. The result is whether it passes; an answer that cannot be graded does."""
+
+    scorer: Scorer
+    answer: Any
+    routed: RoutedCall
+    checking: Callable[[], AbstractContextManager[object]]
+
+    def perform(self, _: object) -> bool:
+        """Grade it now."""
+        return run_sync(self.aperform(None))
+
+    async def aperform(self, _: object) -> bool:
+        """Async version of `perform`."""
+        try:
+            with self.checking():
+                score = await self.scorer.grade(answer_of(self.answer), Example(self.routed.request.question))
+        except Exception as error:  # noqa: BLE001  # a check that fails must not lose an answer that was paid for
+            remedy = "a check should give True, False or a number from 0 to 1"  # the error itself may quote the answer
+            name = self.routed.decision.model
+            _log.warning("The check of an answer of %s raised %s; %s.", name, type(error).__name__, remedy)
+            return True
+        return score.value is None or score.value >= _PASSING_SCORE
+
+
+Step = Embed | Ask | Check
+Rule = Generator[Step, Any, T]
+
+
+def drive(rule: Rule[T], ask: Any) -> T:
+    """Perform the steps of a rule now."""
+    proceed, value = rule.send, None
+    try:
+        while True:
+            try:
+                step = proceed(value)
+            except StopIteration as stopped:
+                result: T = stopped.value
+                return result
+            try:
+                proceed, value = rule.send, step.perform(ask)
+            except Exception as error:  # noqa: BLE001  # the rule decides what becomes of it
+                proceed, value = rule.throw, error
+    finally:
+        rule.close()
+
+
+async def adrive(rule: Rule[T], ask: Any) -> T:
+    """Async version of `drive`."""
+    proceed, value = rule.send, None
+    try:
+        while True:
+            try:
+                step = proceed(value)
+            except StopIteration as stopped:
+                result: T = stopped.value
+                return result
+            try:
+                proceed, value = rule.send, await step.aperform(ask)
+            except Exception as error:  # noqa: BLE001  # the rule decides what becomes of it
+                proceed, value = rule.throw, error
+    finally:
+        rule.close()
