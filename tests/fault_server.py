@@ -156,6 +156,22 @@ ENDLESS = frozenset({"hang", "drip", "headers, hang", "role, hang", "text, hang"
 """The faults that only a timeout ends."""
 
 
+class Way(NamedTuple):
+    """A way to call a face.
+
+    Attributes:
+        make: Makes the face of some models and settings.
+        ask: Has it answer a question; the text that the caller gets, of a batch those of all its inputs. Sync or async.
+        streamed: Whether the caller gets the text in parts.
+        framework: Whose models it takes.
+    """
+
+    make: Callable[[Any, Mapping[str, Any]], Any]
+    ask: Callable[[Any, str], Any]
+    streamed: bool = False
+    framework: str = "langchain"
+
+
 def answer_of(model: str, question: str) -> str:
     """The good answer of a model to a question, of the form `poem number 7`."""
     return f"{model} answers {question}. That is all."
@@ -196,7 +212,7 @@ class FaultServer:
     async def _handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
         try:
-            with suppress(ConnectionError, asyncio.IncompleteReadError):
+            with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 name, request = await _read(reader)
                 await self._answer(name, request, reader, writer)
         finally:
@@ -249,9 +265,9 @@ class FaultServer:
 def fault_server(latency: float = 0) -> Iterator[FaultServer]:
     """Run a server in a thread.
 
-    `server.url(fault)` is the base URL of a provider that always has this fault, one of `PLAIN` (of `STREAMED` where the
-    call is streamed), or of a healthy one. The question is the last `<word> number <n>` in the messages of the user, and
-    the good answer is `answer_of(model, question)`; tools and forms are answered as `openai_server` does.
+    `server.url(fault)` is the base URL of a provider that always has this fault, one of `PLAIN`, or of `STREAMED` where
+    the call is streamed; without a fault it is healthy. The question is the last `<word> number <n>` of the user, and
+    the good answer is `answer_of(model, question)`. Tools and forms are answered as `openai_server` does.
 
     Args:
         latency: How many seconds a good answer takes.

@@ -27,6 +27,12 @@ from unirouter_integrations import UniRouter
 Reply = Callable[[Sequence[ChatMessage]], str]
 
 
+class BadRequestError(Exception):
+    """What every provider would refuse, as clients raise it."""
+
+    status_code = 400
+
+
 class Fake(FunctionCallingLLM):
     """Answers with its name and the last message, word by word when streaming; a word is a token.
 
@@ -292,6 +298,21 @@ def doubtful(router: UniRouter) -> UniRouter:
 def excluded(kind: str, reason: str, *names: str) -> list[dict[str, str]]:
     """These models, excluded for one reason, as the JSON of a decision has them."""
     return [{"model": name, "kind": kind, "reason": reason} for name in names]
+
+
+def without_id(decision: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of a decision that can be compared with that of another one."""
+    return {key: value for key, value in decision.items() if key != "id"}
+
+
+class Clock:
+    """Health is measured on it; it stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class Service:

@@ -134,8 +134,8 @@ def test_an_error_of_a_provider_is_printed_in_one_line(tmp_path: Path) -> None:
     examples = tmp_path / "examples.jsonl"
     examples.write_text(json.dumps({"prompt": "a poem", "reference": "x"}) + "\n")
     options = ["--examples", examples, "--price", "0,0", "--journal", tmp_path / "j.db"]
-    printed = run("profile", "--model", "broken:llm", "--router", folder, *options, ok=False)
-    assert "broken:llm failed with LookupError: no such key" in printed
+    printed = run("profile", "--model", "py:broken:llm", "--router", folder, *options, ok=False)
+    assert "'py:broken:llm' failed with LookupError: no such key" in printed
     assert "goes on from there" in printed
 
 
@@ -229,7 +229,17 @@ def outcomes(path: Path, **models: tuple[list[float], float]) -> Path:
 def test_a_router_from_the_first_prompt_to_the_decision(folder: Path) -> None:
     """Fit, profile, register, list, calibrate, route: what one command saves the next one reads."""
     assert "60 prompts in 3 clusters. Saved: router" in run("fit", "prompts.txt", "router", "--clusters", 3)
-    profile = ["profile", "--model", "models:knows", "--router", "router", "--examples", "val.jsonl", "--price", "0,0"]
+    profile = [
+        "profile",
+        "--model",
+        "py:models:knows",
+        "--router",
+        "router",
+        "--examples",
+        "val.jsonl",
+        "--price",
+        "0,0",
+    ]
     printed = run(*profile, "--journal", "profiles.db", "--output", "knows")
     assert "LLMProfile('knows', 60 prompts over 3 clusters, mean error 0.333, cost 0)" in printed
     assert "Shares of the prompts:\n    0.0% -> 100.0%  knows" in printed
@@ -256,8 +266,8 @@ def test_profiling_estimates_its_cost_and_resumes(folder: Path) -> None:
     fitted = json.loads(run("fit", known, "router", "--clusters", 3, "--scores", "--json"))
     assert fitted["known_models"] == ["first", "second"]
     assert {keyword for cluster in fitted["clusters"] for keyword in cluster["keywords"]} >= {"sum", "poem", "date"}
-    profile = ["profile", "--model", "models:knows", "--router", "router", "--examples", "val.jsonl"]
-    profile += ["--price", "1,2,0.1", "--journal", "profiles.db", "--scorer", "models:strict"]
+    profile = ["profile", "--model", "py:models:knows", "--router", "router", "--examples", "val.jsonl"]
+    profile += ["--price", "1,2,0.1", "--journal", "profiles.db", "--scorer", "py:models:strict"]
     assert run(*profile, "--estimate").startswith("60 calls, 0 answers are in the journal already.")
     assert "does not report how many tokens" in run(*profile, ok=False)
     profile[profile.index("1,2,0.1")] = "0,0"
@@ -290,16 +300,17 @@ def test_a_model_behind_a_url_is_profiled(folder: Path) -> None:
         (["route", "there", "x"], "There is no model to choose from"),
         (["route", "there", "x", "--prompts", "prompts.txt"], "Give either PROMPT or --prompts."),
         (["calibrate", "there", "prompts.txt"], "Give either --budget or --quality."),
-        (["profile", "models:nothing", "--price", "0,0"], "'models:nothing' should be module:attribute"),
+        (["profile", "py:models:nothing", "--price", "0,0"], "'py:models:nothing' should be py:module:attribute"),
+        (["profile", "models:knows", "--price", "0,0"], "'models:knows' cannot be made. ValueError: "),
         (["profile", "gpt-5", "--price", "1,1"], "'gpt-5' cannot be made. OpenAIError: "),
         (["profile", "nobody:gpt-5", "--price", "1,1"], "'nobody:gpt-5' cannot be made. ValueError: "),
         (["profile", "nobody:gpt-55"], "gpt-55"),
         (["profile", "http://localhost:1/v1", "--price", "0,0"], "names no model. Add # and its name"),
         (["profile", "http://localhost:1/v1#x"], "A model behind a URL needs --price"),
-        (["fit", "prompts.txt", "prompts.txt/router"], "Error: NotADirectoryError"),
-        (["profile", "models:knows", "--price", "0,0", "--output", "val.jsonl/x"], "Error: NotADirectoryError"),
-        (["profile", "models:knows", "--price", "1"], "--price should be USD per million tokens, IN,OUT"),
-        (["profile", "models:knows", "--scorer", "exactly"], "Did you mean 'exact'?"),
+        (["fit", "prompts.txt", "prompts.txt/router"], "could not be saved in 'prompts.txt/router': Not a directory"),
+        (["profile", "py:models:knows", "--price", "0,0", "--output", "val.jsonl/x"], "Error: NotADirectoryError"),
+        (["profile", "py:models:knows", "--price", "1"], "--price should be USD per million tokens, IN,OUT"),
+        (["profile", "py:models:knows", "--scorer", "exactly"], "Did you mean 'exact'?"),
     ],
 )
 def test_errors_name_the_remedy(folder: Path, arguments: list[str], message: str) -> None:
@@ -311,6 +322,49 @@ def test_errors_name_the_remedy(folder: Path, arguments: list[str], message: str
         model, *rest = arguments[1:]
         arguments = ["profile", "--router", "there", "--examples", "val.jsonl", "--model", model, *rest]
     assert message in " ".join(run(*arguments, ok=False).split())
+
+
+def test_no_file_of_the_working_folder_is_run_unless_it_is_named_as_a_python_object(folder: Path) -> None:
+    """Neither as a provider, nor as what its client imports, nor as a scorer."""
+    pytest.importorskip("langchain_openai")
+    saved(folder / "there")
+    for name in ("openai", "models", "langchain_openai", "exact"):
+        (folder / f"{name}.py").write_text(f"open('{name}.was.run', 'w').close()\n{MODELS}")
+    profile = ["profile", "--router", "there", "--examples", "val.jsonl", "--price", "0,0", "--estimate", "--model"]
+    for arguments in (
+        ["openai:gpt", "--scorer", "exact"],
+        ["models:knows"],
+        ["py:models:knows", "--scorer", "exact:strict"],
+    ):
+        run_process(*profile, *arguments, OPENAI_API_KEY="none")
+        assert [file.name for file in folder.glob("*.was.run")] == [] or arguments[0].startswith("py:")
+    assert [file.name for file in folder.glob("*.was.run")] == ["models.was.run"]
+
+
+def test_nothing_gives_orders_to_the_terminal(folder: Path) -> None:
+    """Names and words with control characters do not load; errors of a provider and the rest are printed escaped."""
+    orders = "\x1b]0;owned\x07\x9b31m\u202e"
+    saved(folder / "there", poet=(toy_scores("sum"), 1))
+    document = (folder / "there" / "router.json").read_text()
+    for old in ('"poet"', '"sum"'):
+        assert old in document
+        (folder / "there" / "router.json").write_text(document.replace(old, json.dumps(old[1:-1] + orders), 1))
+        for command in (["list", "there"], ["list", "there", "--json"], ["route", "there", "a poem"]):
+            shown = run(*command, ok=False)
+            assert shown.startswith("Error: ")
+            assert shown.rstrip("\n").isprintable()
+    (folder / "there" / "router.json").write_text(document)
+    (folder / "broken.py").write_text(f"def llm(prompt):\n    raise LookupError({orders!r})\n")
+    options = ["--examples", "val.jsonl", "--price", "0,0"]
+    shown = run("profile", "--model", "py:broken:llm", "--router", "there", *options, ok=False)
+    assert r"LookupError: \x1b]0;owned\x07\x9b31m\u202e" in shown
+    assert shown.rstrip("\n").isprintable()
+    metadata = json.loads(document)
+    metadata["profiles"][0]["metadata"] = {orders: orders}
+    (folder / "there" / "router.json").write_text(json.dumps(metadata))
+    listed = run("list", "there", "--json")
+    assert listed.rstrip("\n").isprintable()
+    assert json.loads(listed)["models"][0]["metadata"] == {orders: orders}
 
 
 def test_the_exit_code_is_that_of_a_command(folder: Path) -> None:

@@ -36,18 +36,19 @@ run_once = cache(run)
 
 @contextmanager
 def llamaindex() -> Iterator[None]:
-    """LlamaIndex as it was: the settings, the listeners, and the event loop, which its synchronous calls leave open."""
+    """Undo what an example does to LlamaIndex: its setting, its listener, and the event loop that stays open."""
     from llama_index.core import Settings
     from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 
     dispatcher = get_dispatcher()
-    handlers, llm = list(dispatcher.event_handlers), Settings._llm
+    llm = Settings._llm
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:
         yield
     finally:
-        dispatcher.event_handlers[:] = handlers
+        of_others = [each for each in dispatcher.event_handlers if type(each).__module__ != "llamaindex_agent"]
+        dispatcher.event_handlers[:] = of_others
         Settings._llm = llm
         loop.close()
         asyncio.set_event_loop(None)

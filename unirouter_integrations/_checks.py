@@ -18,6 +18,7 @@ _LONGEST_NAME = 200  # characters; the longest names of models on Hugging Face h
 # providers hold long runs of letters and digits, or are UUIDs or 40 characters of base64.
 _NAME = re.compile(r"\w[\w.:/@+-]{0,63}", re.ASCII)
 _KEY = re.compile(r"(?=[a-z]*\d)[a-z\d]{16}|[a-f\d]{8}(-[a-f\d]{4}){3}|^[a-z\d/+]{40}$", re.IGNORECASE)
+_COLLAPSED_URL = re.compile(r"[a-z][a-z\d+.-]+:/", re.IGNORECASE)  # what a `Path` makes of a URL
 _SCHEME = re.compile(r"[a-z][a-z\d+.-]{0,19}", re.IGNORECASE)
 _HOST = re.compile(r"[\w.-]{1,100}(:\d{1,5})?")
 _LARGEST_SHOWN = 10**18  # longer whole numbers are shown as floating-point numbers
@@ -34,7 +35,8 @@ def shown(value: object) -> str:
         return str(value)
     if isinstance(value, Real):
         with suppress(Exception):  # of numbers that are too large, and of types of other people
-            return repr(int(value) if isinstance(value, Integral) and abs(value) < _LARGEST_SHOWN else float(value))
+            whole = int(value) if isinstance(value, Integral) else _LARGEST_SHOWN
+            return repr(whole if abs(whole) < _LARGEST_SHOWN else float(value))
     if type(value) is str:
         if not value or (_NAME.fullmatch(value) and "://" not in value and not _KEY.search(value)):
             return repr(value)
@@ -45,9 +47,10 @@ def shown(value: object) -> str:
 
 
 def shown_path(path: str | os.PathLike[str]) -> str:
-    """Return a path for messages and log records, in quotes: of a URL the scheme and the host, the rest may be secret."""
+    """Return a path for messages and log records, in quotes: of a URL only the scheme and the host, see `shown`."""
     text = os.fspath(path)
-    return repr(_redacted_url(text) or "a URL" if is_url(text) else text)
+    is_shown = not (is_url(text) or _COLLAPSED_URL.match(text))
+    return repr(text if is_shown else _redacted_url(text) or "a URL")
 
 
 def is_url(path: str | os.PathLike[str]) -> bool:
@@ -57,14 +60,15 @@ def is_url(path: str | os.PathLike[str]) -> bool:
 
 def _redacted_url(text: str) -> str:
     """Return the schemes of a URL and the host at its end ("zip://...::s3://bucket/..."); empty if it is no URL."""
-    *outer, last = ([*part.partition("://")] for part in text.split("::"))
-    if not all(_SCHEME.fullmatch(scheme) for scheme, *_ in (*outer, last)):
+    *outer, last = (re.split(":/+", part, maxsplit=1) for part in text.split("::"))
+    if len(last) == 1 or not all(_SCHEME.fullmatch(scheme) for scheme, *_ in (*outer, last)):
         return ""
-    authority = re.split(r"[/?#;\\]", last[2], maxsplit=1)[0]
+    scheme, rest = last
+    authority = re.split(r"[/?#;\\]", rest, maxsplit=1)[0]
     host = authority.rpartition("@")[2]
     # An @ that comes later may end a password with a slash in it.
-    is_host = _HOST.fullmatch(host) and "@" not in last[2][len(authority) :]
-    return "".join(f"{scheme}://...::" for scheme, *_ in outer) + f"{last[0]}://{f'{host}/' if is_host else ''}..."
+    is_host = _HOST.fullmatch(host) and "@" not in rest[len(authority) :]
+    return "".join(f"{each}://...::" for each, *_ in outer) + f"{scheme}://{f'{host}/' if is_host else ''}..."
 
 
 def check_name(value: Any, what: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import queue
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -20,6 +22,7 @@ T = TypeVar("T")
 
 _MAX_EXECUTOR_THREADS = 256  # of the background loop; more calls than that wait for each other
 _POLL_SECONDS = 0.1  # how often a waiting thread looks for Ctrl-C
+_MAX_IDLE_WORKERS = 64
 _MAX_GUARDED_THREADS = 64  # per guard, those that hang included; further calls wait for one of them to end
 _TIMEOUTS_UNTIL_PAUSE = 3  # in a row
 _FIRST_PAUSE_SECONDS = 30.0  # doubled whenever the next call takes too long as well, ...
@@ -31,6 +34,7 @@ class _Forkable(Protocol):
         """Make the object usable in a forked process, which has none of the threads of its parent."""
 
 
+_idle_workers: deque[queue.SimpleQueue[Callable[[], None]]] = deque()
 _forkable: weakref.WeakKeyDictionary[_Forkable, None] = weakref.WeakKeyDictionary()
 
 
@@ -44,6 +48,7 @@ def renew_after_fork(thing: _Forkable) -> None:
 
 
 def _renew_all() -> None:
+    _idle_workers.clear()
     for thing in list(_forkable):
         thing.after_fork()
 
@@ -138,6 +143,8 @@ def run_with_timeout(seconds: float | None, call: Callable[[], T], threads: thre
     results: list[T] = []
     errors: list[BaseException] = []
     if threads is None or threads.acquire(timeout=seconds):
+        ended = threading.Lock()
+        ended.acquire()
 
         def work() -> None:
             try:
@@ -147,21 +154,39 @@ def run_with_timeout(seconds: float | None, call: Callable[[], T], threads: thre
             finally:
                 if threads is not None:
                     threads.release()
+                ended.release()
 
-        thread = threading.Thread(target=work, name="unirouter-call", daemon=True)
         try:
-            thread.start()
+            _in_worker(work)
         except RuntimeError:  # there are too many threads
             if threads is not None:
                 threads.release()
             raise
-        thread.join(max(deadline - time.monotonic(), 0))
+        ended.acquire(timeout=min(max(deadline - time.monotonic(), 0), threading.TIMEOUT_MAX))
     if errors:
         raise errors[0]
     if not results:
         msg = f"It took longer than {seconds:g} s."
         raise TimeoutError(msg)
     return results[0]
+
+
+def _in_worker(work: Callable[[], None]) -> None:
+    """Have a thread do some work that raises nothing. Idle threads are used again: starting one takes much longer."""
+    try:
+        inbox = _idle_workers.pop()
+    except IndexError:
+        inbox = queue.SimpleQueue()
+        threading.Thread(target=_serve, args=(inbox,), name="unirouter-call", daemon=True).start()
+    inbox.put(work)
+
+
+def _serve(inbox: queue.SimpleQueue[Callable[[], None]]) -> None:
+    while True:
+        inbox.get()()
+        if len(_idle_workers) >= _MAX_IDLE_WORKERS:
+            return
+        _idle_workers.append(inbox)
 
 
 class HangGuard:
@@ -279,6 +304,13 @@ def in_thread(function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
         return await done
 
     return call
+
+
+async def off_loop(is_long: bool, function: Callable[..., T], *arguments: Any) -> T:  # noqa: FBT001
+    """Call a function in a thread if it takes long, so that the event loop goes on, or else here, which is quicker."""
+    import asyncio
+
+    return await asyncio.to_thread(function, *arguments) if is_long else function(*arguments)
 
 
 def run_sync(work: Coroutine[Any, Any, T]) -> T:

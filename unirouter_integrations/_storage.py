@@ -232,7 +232,7 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
         OSError: If there is no such file, it may not be read, or is something else.
     """
     wait_for_nobody = getattr(os, "O_NONBLOCK", 0)  # to write to a pipe; for a regular file it changes nothing
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | wait_for_nobody))  # noqa: PTH123, SIM115
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | wait_for_nobody))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(errno.EINVAL, "It is not a regular file", os.fspath(path))

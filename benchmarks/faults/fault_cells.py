@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
-from fault_server import ENDLESS, HEALTHY, PLAIN, STREAMED, Fault, FaultServer, answer_of
+from fault_server import ENDLESS, HEALTHY, PLAIN, STREAMED, Fault, FaultServer, Way, answer_of
 
 LATENCY = 0.05  # seconds; of a good answer
 TIMEOUT = 2.0  # seconds for an attempt, where that can be set
-FIRST_TOKEN_TIMEOUT = 1.0  # seconds; the same for the first part of a stream
+FIRST_TOKEN_TIMEOUT = 1.0  # seconds; the same until the first content of a stream
 GUARD = 5.0  # seconds after which a call counts as hanging; enough for one attempt that ends by its timeout
 MODELS = ("best", "second", "third")
 REPEATS = 10  # calls in a row while the best model always fails
@@ -24,22 +24,6 @@ _BASELINES = 5  # healthy calls of each way
 _ALLOWED = {"answered": {"answered"}, "raised": {"raised"}, "cut": {"answered", "raised"}}
 
 _numbers = itertools.count(1)
-
-
-class Way(NamedTuple):
-    """A way to call a face.
-
-    Attributes:
-        make: Makes the face of some models and settings.
-        ask: Has it answer a question; the text that the caller gets, of a batch those of all its inputs. Sync or async.
-        streamed: Whether the caller gets the text in parts.
-        framework: Whose models it takes.
-    """
-
-    make: Callable[[Any, Mapping[str, Any]], Any]
-    ask: Callable[[Any, str], Any]
-    streamed: bool = False
-    framework: str = "langchain"
 
 
 Faces = Mapping[str, Mapping[str, Way]]

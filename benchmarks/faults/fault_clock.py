@@ -1,13 +1,9 @@
-"""Thousands of calls on a clock that is turned by hand: random failures, outages and recoveries, in the default settings."""
+"""Thousands of calls on a clock turned by hand: random failures, outages and recoveries, in the default settings."""
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import signature
-from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 from fault_faces import FACES
 from fault_traffic import FIVE
@@ -34,7 +30,7 @@ class Failing(ChatFake):
 
     fails: Callable[[str], None]
 
-    def _reply(self, messages: list[BaseMessage], model: str) -> str:
+    def _reply(self, messages: list[BaseMessage], model: str) -> str:  # noqa: ARG002
         self.fails(model)
         return model
 
@@ -78,9 +74,9 @@ class _Clock:
 def clocked() -> list[Clocked]:
     """All scenarios for one face, and random failures for the others."""
     rows = [_called(*_MAIN, _random(rate), speed) for rate in RATES for speed in SPEEDS]
-    rows.append(_called(*_MAIN, ("all fail 5%, longer", _at_random(0.05, FIVE)), 200, 5 * CALLS))
+    rows.append(_called(*_MAIN, ("all fail 5%, longer", _at_random(0.05, FIVE)), 200, 3 * CALLS))
     rows.append(_called(*_MAIN, ("all fail 40%", _at_random(0.4, FIVE)), 20))
-    rows.append(_called(*_MAIN, ("the best fails 5%", _at_random(0.05, FIVE[:1])), 200, 5 * CALLS))
+    rows.append(_called(*_MAIN, ("the best fails 5%", _at_random(0.05, FIVE[:1])), 200, 3 * CALLS))
     rows.append(_called(*_MAIN, ("each is down for 10 of 20 s in turn", _flapping), 2, 400))
     for what, models in (("the best is down for 5 s", FIVE[:1]), ("all are down for 5 s", FIVE)):
         rows.append(_called(*_MAIN, (what, _outage(models)), 20, int(20 * (_OUTAGE_TO + _LONG)), outage=True))
@@ -124,19 +120,20 @@ def _called(
         models = {name: Fake(model_name=name, reply=_reply(ask, name)) for name in FIVE}
     answers: list[tuple[float, str | None]] = []
     possible, in_vain = 0, []
-    with _registry(models, clock) as registry:
-        called = made.make(registry, {})
-        for number in range(n):
-            clock.now = number / speed
-            would.update({name: fails(name, clock.now) for name in FIVE})
-            before = n_asked[0]
-            try:
-                answers.append((clock.now, made.ask(called, question).split(":")[0]))
-            except ConnectionError:
-                answers.append((clock.now, None))
-            possible += not all(would.values())
-            if all(would.values()):
-                in_vain.append(n_asked[0] - before)
+    registry = ModelRegistry(models)
+    registry.health = Health(clock)
+    called = made.make(registry, {})
+    for number in range(n):
+        clock.now = number / speed
+        would.update({name: fails(name, clock.now) for name in FIVE})
+        before = n_asked[0]
+        try:
+            answers.append((clock.now, made.ask(called, question).split(":")[0]))
+        except ConnectionError:
+            answers.append((clock.now, None))
+        possible += not all(would.values())
+        if all(would.values()):
+            in_vain.append(n_asked[0] - before)
     answered = [model for _, model in answers if model]
     after = [(now - _OUTAGE_TO, model) for now, model in answers if now >= _OUTAGE_TO and model] if outage else []
     return Clocked(
@@ -159,15 +156,3 @@ def _reply(ask: Callable[[str], None], name: str) -> Callable[[Any], str]:
         return name
 
     return reply
-
-
-@contextmanager
-def _registry(models: dict[str, Any], clock: Callable[[], float]) -> Iterator[ModelRegistry]:
-    """A registry whose health goes by this clock."""
-    registry = ModelRegistry(models)
-    if "clock" in signature(Health).parameters:
-        registry.health = Health(clock=clock)  # type: ignore[call-arg]
-        yield registry
-    else:
-        with mock.patch("unirouter_integrations.serving._health.time", SimpleNamespace(monotonic=clock)):
-            yield registry

@@ -11,8 +11,8 @@ from typing import Any
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it asks nobody on the network
 
 import litellm  # type: ignore[import-not-found,unused-ignore]
-from fault_cells import FIRST_TOKEN_TIMEOUT, LATENCY, MODELS, TIMEOUT, Way, all_cells, run
-from fault_server import fault_server
+from fault_cells import FIRST_TOKEN_TIMEOUT, LATENCY, MODELS, TIMEOUT, all_cells, run
+from fault_server import Way, fault_server
 from fault_traffic import traffic
 
 _FUNCTION = {

@@ -2,11 +2,12 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fault_cells import REPEATS, Cell
 from fault_clock import Clocked
+from fault_faces import FACES
 from fault_server import HEALTHY
 from fault_traffic import Row
 
@@ -19,6 +20,21 @@ _SHORT = {
     "ModelFallbackMiddleware": "FallbackMiddleware",
     "LiteLLM Router": "LiteLLM",
 }
+
+
+_SUMMARY = (
+    *("face", "plain", "streamed", "raised", "wrong", "hang", "answered a caller's error"),
+    *("latency, median / 90%", "attempts", "asked again", "healthy"),
+)
+_TRAFFIC = ("face", "scenario", "calls", "answered", "wrong", "hang", "attempts per call", "of the best", "median s")
+_CLOCKED = (
+    *("face", "scenario", "calls a second", "answered", "possible", "by the best", "attempts per call"),
+    *("in an outage", "first answer after s", "the best after s"),
+)
+_LEGEND = (
+    "Right outcomes of all cells, and what came of the others. Latency and attempts are multiples of a healthy call's, "
+    "where another model answered. Asked again: after how many faults the model is asked in ten calls of ten."
+)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -98,53 +114,75 @@ def asked_again(in_a_row: Sequence[Cell]) -> dict[str, list[str]]:
     return found
 
 
+def behind(cells: Sequence[Cell]) -> dict[str, list[str]]:
+    """The faults under which a peer answers a greater share of its ways, by face and peer."""
+    found: dict[str, list[str]] = {}
+    for streamed in (False, True):
+        shares: dict[tuple[str, str], list[bool]] = {}
+        for cell in cells:
+            if cell.streamed == streamed and cell.what.outcome == "answered":
+                shares.setdefault((cell.face, cell.fault), []).append(cell.verdict == "right")
+        for (face, fault), right in shares.items():
+            for peer in {name for name, _ in shares if name not in FACES} if face in FACES else ():
+                theirs = shares[peer, fault]
+                if sum(theirs) / len(theirs) > sum(right) / len(right):
+                    kind = "streamed" if streamed else "plain"
+                    found.setdefault(f"{face}, {kind}, behind {peer}", []).append(fault)
+    return found
+
+
+def problems(cells: Sequence[Cell], in_a_row: Sequence[Cell]) -> list[str]:
+    """The cells of the package's own faces that are not as they should be."""
+    found = [
+        f"{cell.face}, {cell.way}: {cell.fault}: {cell.verdict} ({cell.error})"
+        for cell in cells
+        if cell.face in FACES and cell.verdict != "right"
+    ]
+    return found + [f"{way}: {fault}: asked again" for way, faults in asked_again(in_a_row).items() for fault in faults]
+
+
+def _listed(found: Mapping[str, Sequence[str]]) -> str:
+    return "\n".join(f"* {name}: {'; '.join(faults)}" for name, faults in found.items())
+
+
 def report(cells: Sequence[Cell], in_a_row: Sequence[Cell], clocked: Sequence[Clocked], traffic: Sequence[Row]) -> str:
     """All tables."""
     parts = []
     if cells:
         parts += _matrix(cells, in_a_row)
     if traffic:
-        head = ("face", "scenario", "calls", "answered", "wrong", "hangs", "attempts per call", "of the best", "median s")
-        rows = [
-            (row.face, row.scenario, row.calls, f"{row.answered:.2%}", f"{row.wrong:.2%}", f"{row.hangs:.2%}")
-            + (f"{row.attempts:.2f}", f"{row.best:.2f}", f"{row.seconds:.3f}")
-            for row in traffic
-        ]
-        parts += ["## Real clients, many calls", table(head, rows)]
+        parts += ["## Real clients, many calls", table(_TRAFFIC, map(_line_of_traffic, traffic))]
     if clocked:
-        head = ("face", "scenario", "calls a second", "answered", "possible", "by the best", "attempts per call")
-        head += ("in an outage", "first answer after", "the best after")
-        lines = [
-            (row.face, row.scenario, row.speed, f"{row.answered:.2%}", f"{row.possible:.2%}", f"{row.best:.1%}")
-            + (f"{row.attempts:.2f}", *map(_shown, (row.most_attempts, row.first_after, row.best_after)))
-            for row in clocked
-        ]
-        parts += ["## Random failures and outages, on a clock turned by hand", table(head, lines)]
+        parts += ["## Random failures and outages, on a clock turned by hand", table(_CLOCKED, map(_line, clocked))]
     return "\n\n".join(parts) + "\n"
 
 
-def _shown(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f}"
+def _line_of_traffic(row: Row) -> list[Any]:
+    shares = _percent(row.answered, row.wrong, row.hangs)
+    return [row.face, row.scenario, row.calls, *shares, f"{row.attempts:.2f}", f"{row.best:.2f}", f"{row.seconds:.2f}"]
+
+
+def _line(row: Clocked) -> list[Any]:
+    outage = ["" if value is None else f"{value:.1f}" for value in (row.most_attempts, row.first_after, row.best_after)]
+    shares = _percent(row.answered, row.possible, row.best)
+    return [row.face, row.scenario, row.speed, *shares, f"{row.attempts:.2f}", *outage]
+
+
+def _percent(*shares: float) -> list[str]:
+    return [f"{share:.2%}" for share in shares]
 
 
 def _matrix(cells: Sequence[Cell], in_a_row: Sequence[Cell]) -> list[str]:
     found = summaries(cells, in_a_row)
-    head = ("face", "plain", "streamed", "raised", "wrong", "hangs", "answered a caller's error")
-    head += ("latency, median / 90%", "attempts", "asked again", "healthy")
     rows = [[face, *figures.values()] for face, figures in found.items()]
-    parts = [
-        "## Every fault, every way",
-        "Right outcomes of all cells, and what came of the others. Latency and attempts are multiples of a healthy call's, "
-        "where another model answered. Asked again: after how many faults the model is asked in ten calls of ten.",
-        table(head, rows),
-    ]
+    parts = ["## Every fault, every way", _LEGEND, table(_SUMMARY, rows)]
     for streamed, title in ((False, "Plain calls"), (True, "Streamed calls")):
         faults = by_fault(cells, streamed=streamed)
         faces = list(next(iter(faults.values())))
         lines = [[fault, *(row[face] for face in faces)] for fault, row in faults.items() if fault != HEALTHY]
         parts += [f"### {title}", table(["fault", *(_SHORT[face] for face in faces)], lines)]
-    again = asked_again(in_a_row)
-    if again:
-        lines = [f"* {face}: {'; '.join(faults)}" for face, faults in again.items()]
-        parts += ["### Asked in ten calls of ten", "\n".join(lines)]
+    if again := asked_again(in_a_row):
+        parts += ["### Asked in ten calls of ten", _listed(again)]
+    if worse := behind(cells):
+        parts += ["### Behind a peer", _listed(worse)]
     return parts

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fault_cells import Caller, Faces, Way, new_question
-from fault_server import HEALTHY, FaultServer
+from fault_cells import Caller, Faces, new_question
+from fault_server import HEALTHY, FaultServer, Way
 
 FIVE = ("best", "second", "third", "fourth", "fifth")
 BROKEN = ("hang", "503", "reset", "429 for 20 s", HEALTHY)
@@ -61,17 +61,18 @@ def traffic(
             plain = [way for way in ways.values() if not way.streamed]
             way = next(way for way in plain if not inspect.iscoroutinefunction(way.ask))
             face = make(way, dict.fromkeys(FIVE, server.url("flaky")), {})
-            rows.append(_called(caller, server, name, "each fails 20% at random", way, face, _CALLS, _AT_ONCE))
+            come = _called(caller, server, way, face, _CALLS, _AT_ONCE)
+            rows.append(Row(name, "each fails 20% at random", _CALLS, *come))
             way = next(way for way in plain if inspect.iscoroutinefunction(way.ask))
             urls = {model: server.url(fault) for model, fault in zip(FIVE, BROKEN, strict=True)}
             face = make(way, urls, {})
-            rows.append(_called(caller, server, name, "four of five broken, a burst", way, face, _BURST, _BURST))
+            come = _called(caller, server, way, face, _BURST, _BURST)
+            rows.append(Row(name, "four of five broken, all at once", _BURST, *come))
     return rows
 
 
-def _called(
-    caller: Caller, server: FaultServer, name: str, scenario: str, way: Way, face: Any, n: int, at_once: int
-) -> Row:
+def _called(caller: Caller, server: FaultServer, way: Way, face: Any, n: int, at_once: int) -> list[float]:  # noqa: PLR0917
+    """Make some calls, so many at once; the figures of a row."""
     questions = [new_question() for _ in range(n)]
 
     def ask(question: str) -> tuple[str, float]:
@@ -82,17 +83,12 @@ def _called(
     with ThreadPoolExecutor(at_once) as pool:
         found = list(pool.map(ask, questions))
     came = Counter(outcome for outcome, _ in found)
-    return Row(
-        name,
-        scenario,
-        n,
-        came["answered"] / n,
-        came["wrong"] / n,
-        came["hangs"] / n,
+    return [
+        *(came[outcome] / n for outcome in ("answered", "wrong", "hangs")),
         _asked(server, questions, FIVE) / n,
         _asked(server, questions, FIVE[:1]) / n,
         statistics.median(seconds for _, seconds in found),
-    )
+    ]
 
 
 def _asked(server: FaultServer, questions: Sequence[str], models: Sequence[str]) -> int:

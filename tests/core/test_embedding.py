@@ -256,7 +256,7 @@ async def test_a_text_that_comes_again_is_not_embedded_again() -> None:
     embedder.embed(["a", "bb", "a"])[:] = 7
     assert (await embedder.aembed(["bb", "ccc"])).tolist() == [[2, 1], [3, 1]]
     assert embedder.embed(["ccc", "a", "\ud800"]).tolist() == [[3, 1], [1, 1], [1, 1]]
-    assert counting.batches == [["a", "bb"], ["ccc"], ["\ud800"]]
+    assert counting.batches == [["a", "bb"], ["ccc"], ["?"]]  # no tokenizer takes half a surrogate pair
 
 
 def test_the_texts_asked_for_last_are_remembered() -> None:

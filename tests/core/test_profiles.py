@@ -226,7 +226,10 @@ def test_scores_that_make_no_sense_are_refused(scores: Any, message: str) -> Non
         (("", [1], [1], 1), "name of a model should be a text of 1 to 200 printable characters, but is ''"),
         ((None, [1], [1], 1), "name of a model should be a text of 1 to 200 printable characters, but is None"),
         (("x" * 201, [1], [1], 1), "but is <text of 201 characters>"),
-        *(((f"m{sign}", [1], [1], 1), "but is <text of 2 characters>") for sign in "\n\r\t\0\x1b\x7f\x9b\u2028\u202e\u200b\ud800"),
+        *(
+            ((f"m{sign}", [1], [1], 1), "but is <text of 2 characters>")
+            for sign in "\n\r\t\0\x1b\x7f\x9b\u2028\u202e\u200b\ud800"
+        ),
         (("m", [1, 2], [1], 1), r"counts has shape \(2,\) and losses \(1,\)"),
         (("m", [[1]], [[1]], 1), "one count and one sum"),
         (("m", [], [], 1), "one count and one sum"),

@@ -246,23 +246,23 @@ def test_what_is_wrong_is_said_with_its_place_and_no_prompt(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("mine.csv", b"", "mine.csv has no 'prompt', nor any other"),
-        ("mine.csv", b"prompt,model,score\n", "mine.csv has no outcomes"),
+        ("mine.csv", b"", "mine.csv' has no 'prompt', nor any other"),
+        ("mine.csv", b"prompt,model,score\n", "mine.csv' has no outcomes"),
         ("mine.csv", f"{MARKED},a,1\n".encode(), "has no 'prompt', nor any other"),
         ("mine.csv", f"prompt,model,score\n\n{MARKED},a\n".encode(), "line 3: 2 fields, but the header has 3"),
         (
             "mine.csv",
             f'prompt,model,score\n"{MARKED},a,1\n'.encode(),
-            "mine.csv could not be read as csv: unexpected end",
+            "mine.csv' could not be read as csv: unexpected end",
         ),
         ("mine.csv", f"prompt,model,score\n{MARKED} \xe9,a,1\n".encode("latin-1"), "read as csv: 'utf-8' codec"),
-        ("mine.jsonl", b"", "mine.jsonl has no 'prompt'"),
+        ("mine.jsonl", b"", "mine.jsonl' has no 'prompt'"),
         ("mine.jsonl", f'\n["{MARKED}"]\n'.encode(), "line 2: should be a JSON object"),
         ("mine.jsonl", f'{{"prompt": "{MARKED}"\n'.encode(), "line 1: should be a JSON object"),
         ("mine.jsonl", f'{{"prompt": "{MARKED} \xe9"}}\n'.encode("latin-1"), "line 1: should be a JSON object"),
         ("mine.jsonl", b"[" * 100_000, "line 1: should be a JSON object"),
-        ("mine.parquet", MARKED.encode(), "mine.parquet could not be read as parquet"),
-        ("mine.txt", MARKED.encode(), r"mine.txt should end in \.parquet, \.csv, \.jsonl"),
+        ("mine.parquet", MARKED.encode(), "mine.parquet' could not be read as parquet"),
+        ("mine.txt", MARKED.encode(), r"mine.txt' should end in \.parquet, \.csv, \.jsonl"),
         ("mine.pkl", MARKED.encode(), r"any code.*pandas.read_pickle\('mine.pkl'\).to_parquet\('mine.parquet'\)"),
     ],
 )
@@ -398,10 +398,10 @@ def test_a_folder_of_two_tables(tmp_path: Path) -> None:
     assert_equal(outcomes, [[0, 0], [np.nan, np.nan], [1, 1]], [[1, 0], [np.nan, np.nan], [1, 0]])
 
     write(folder / "outcomes.parquet", [*graded, graded[0] | {"prompt_id": 9}])
-    with pytest.raises(InvalidInputError, match=r"outcomes.parquet, row 5: the prompt_id is not in .*prompts.parquet"):
+    with pytest.raises(InvalidInputError, match=r"outcomes.parquet', row 5: the prompt_id is not in .*prompts.parquet"):
         read_outcomes(folder)
     write(folder / "prompts.parquet", [{"prompt_id": 0, "question": None}])
-    with pytest.raises(InvalidInputError, match=r"The texts in .*prompts.parquet\[0\] should be a str"):
+    with pytest.raises(InvalidInputError, match=r"The texts in .*prompts.parquet'\[0\] should be a str"):
         read_outcomes(folder)
 
 
@@ -461,10 +461,10 @@ def test_embedllm(tmp_path: Path) -> None:
     assert_equal(outcomes, [[1, 1], [1, 0]], np.full((2, 2), np.nan))
     assert outcomes.with_costs({"org__a": 70, "org__b": 7}).mean_costs.tolist() == [70, 7]
     write(tmp_path / "test.csv", [embedllm(3, "org__b", 0), embedllm(3, "org__a", 2)])
-    with pytest.raises(InvalidInputError, match=r"test.csv, line 3: the score should be .* but is 2"):
+    with pytest.raises(InvalidInputError, match=r"test.csv', line 3: the score should be .* but is 2"):
         read_embedllm(tmp_path)
     write(train, [{"prompt": "p", "model_name": "a"}])
-    with pytest.raises(InvalidInputError, match=r"train.csv has no 'prompt_id', only 'prompt', 'model_name'"):
+    with pytest.raises(InvalidInputError, match=r"train.csv' has no 'prompt_id', only 'prompt', 'model_name'"):
         read_embedllm(tmp_path)
 
 

@@ -48,8 +48,8 @@ def test_examples_of_a_parquet_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damaged", "place"),
     [
-        ("mine.csv", CSV + f"{MARKED},3\n".encode(), "mine.csv, line 5: 2 fields, but the header has 4"),
-        ("mine.jsonl", JSONL + f'["{MARKED}"]\n'.encode(), "mine.jsonl, line 5: should be a JSON object in UTF-8"),
+        ("mine.csv", CSV + f"{MARKED},3\n".encode(), "mine.csv', line 5: 2 fields, but the header has 4"),
+        ("mine.jsonl", JSONL + f'["{MARKED}"]\n'.encode(), "mine.jsonl', line 5: should be a JSON object in UTF-8"),
         ("mine.jsonl", JSONL + f'{{"prompt": "{MARKED} \xe9"}}\n'.encode("latin-1"), "line 5: should be a JSON object"),
         ("mine.jsonl", JSONL + f'{{"task": "{MARKED}"}}\n'.encode(), 'line 5: .* "prompt" that is a text.* missing'),
         ("mine.jsonl", JSONL + f'{{"prompt": ["{MARKED}"]}}\n'.encode(), 'line 5: .* "prompt" .* but it is a list'),
@@ -74,8 +74,8 @@ def test_examples_before_a_damaged_line_are_read(name: str, damaged: bytes, plac
         ("mine.csv", b"prompt,task,task\np,a,b\n", "read as csv: the name of a column is there 2 times"),
         ("mine.csv", f"prompt\n{MARKED}\xe9\n".encode("latin-1"), "read as csv: 'utf-8' codec"),
         ("mine.jsonl", b"\n", "There is no example in .*mine.jsonl"),
-        ("mine.parquet", MARKED.encode(), "mine.parquet could not be read as parquet"),
-        ("mine.txt", MARKED.encode(), r"mine.txt should end in \.parquet, \.csv, \.jsonl"),
+        ("mine.parquet", MARKED.encode(), "mine.parquet' could not be read as parquet"),
+        ("mine.txt", MARKED.encode(), r"mine.txt' should end in \.parquet, \.csv, \.jsonl"),
         ("mine.pickle", MARKED.encode(), "is a pickle, and reading one can run any code"),
     ],
 )
@@ -98,7 +98,7 @@ def test_a_file_that_is_not_there_is_the_usual_error(tmp_path: Path) -> None:
 def test_parquet_needs_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error says what to install."""
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(MissingDependencyError, match=r"mine.parquet needs pip install 'unirouter-integrations\[parq"):
+    with pytest.raises(MissingDependencyError, match=r"mine.parquet' needs pip install 'unirouter-integrations\[parq"):
         list(read_examples(tmp_path / "mine.parquet"))
 
 

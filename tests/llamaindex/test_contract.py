@@ -11,7 +11,7 @@ from llama_index.core.llms import LLM, ChatMessage
 from llama_index.core.llms.function_calling import FunctionCallingLLM
 from llama_index.core.prompts import ChatPromptTemplate, PromptTemplate
 from llama_index.core.tools import FunctionTool
-from llamaindex_fakes import Fake, Watch, fakes, watched, word_counter
+from llamaindex_fakes import BadRequestError, Fake, Watch, fakes, watched, word_counter
 from pydantic import BaseModel
 
 from unirouter_integrations import UniRouter
@@ -190,18 +190,20 @@ async def test_forms_are_filled_in_as_the_model_does(llm: FunctionCallingLLM) ->
 
 async def test_errors_pass_through(llm: FunctionCallingLLM, poet: Fake) -> None:
     """As they came, from every form, where no other model could do better."""
-    poet.error = ValueError("a bug")
+    poet.error = BadRequestError("temperature: 7")
     for call in (llm.chat, llm.stream_chat):
-        with pytest.raises(ValueError, match="a bug"):
+        with pytest.raises(BadRequestError, match="temperature: 7"):
             list(call(MESSAGES))
-    with pytest.raises(ValueError):
+    with pytest.raises(BadRequestError):
         await llm.achat(MESSAGES)
-    with pytest.raises(ValueError):
+    with pytest.raises(BadRequestError):
         await collected(llm.astream_chat(MESSAGES))
-    with pytest.raises(ValueError):
+    with pytest.raises(BadRequestError):
         llm.complete("a poem")
-    with pytest.raises(ValueError):
+    with pytest.raises(BadRequestError):
         llm.predict(TEMPLATE, context_str="", query_str="a poem")
+    with pytest.raises(BadRequestError):
+        llm.structured_predict(Note, TEMPLATE, context_str="", query_str="a poem")
 
 
 async def test_a_stream_closed_early_closes_the_models(llm: FunctionCallingLLM, poet: Fake) -> None:

@@ -11,13 +11,25 @@ from conftest import TOY_PROMPTS, toy_router, toy_scores
 from llama_index.core.llms import ChatMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
-from llamaindex_fakes import Fake, Service, ToyEmbedding, doubtful, excluded, fakes, toy_index, watched
+from llamaindex_fakes import (
+    BadRequestError,
+    Clock,
+    Fake,
+    Service,
+    ToyEmbedding,
+    doubtful,
+    excluded,
+    fakes,
+    toy_index,
+    watched,
+)
 from openai_server import FAULTS, HANG, openai_server
 from pydantic import BaseModel
 
 from unirouter_integrations import InvalidInputError, UniRouter
 from unirouter_integrations.grading import Answer, Example
-from unirouter_integrations.llamaindex import UniRouterLLM, UniRouterQueryEngine
+from unirouter_integrations.llamaindex import UniRouterLLM, UniRouterQueryEngine, call_options
+from unirouter_integrations.serving import Health
 
 MESSAGES = [ChatMessage("a poem")]
 TEMPLATE = PromptTemplate("Context: {context_str}\nQuestion: {query_str}")
@@ -89,28 +101,97 @@ def test_every_attempt_is_announced(router: UniRouter) -> None:
 
 def test_other_errors_and_the_last_one_are_raised(router: UniRouter) -> None:
     """Nobody else is asked, or nobody is left."""
-    for llm, error in (
-        (failing(router, "poet", error=ValueError("a bug")), ValueError),
-        (failing(router, *fakes()), TimeoutError),
-        (failing(router, "poet", fallback=False), TimeoutError),
+    for llm, error, n_asked in (
+        (failing(router, "poet", error=BadRequestError()), BadRequestError, 1),
+        (failing(router, *fakes()), TimeoutError, 3),
+        (failing(router, "poet", fallback=False), TimeoutError, 1),
     ):
         with pytest.raises(error):
             llm.chat(MESSAGES)
         with pytest.raises(error):
             list(llm.stream_chat(MESSAGES))
+        assert sum(len(model.sent) for model in llm.models.values() if isinstance(model, Fake)) == 2 * n_asked
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a bug"), KeyError("choices"), TypeError(), RuntimeError("what is this?")]
+)
+def test_what_nobody_knows_is_survived(router: UniRouter, error: Exception) -> None:
+    """Only an error that is known to be the caller's own is raised at once."""
+    llm = failing(router, "poet", error=error)
+    expected = ("oracle", excluded("failed", f"it failed with {type(error).__name__}", "poet"))
+    assert noted(llm.chat(MESSAGES)) == expected
+    assert {noted(part)[0] for part in llm.stream_chat(MESSAGES)} == {"oracle"}
+    assert llm.structured_predict(Note, TEMPLATE, context_str="", query_str="a poem").text.startswith("oracle: ")
+
+
+def test_a_function_says_what_is_survived(router: UniRouter) -> None:
+    """It is asked about each error."""
+    seen: list[Exception] = []
+
+    def survives(error: Exception) -> bool:
+        seen.append(error)
+        return str(error) == "too slow"
+
+    llm = failing(router, "poet", fallback=survives)
+    assert noted(llm.chat(MESSAGES))[0] == "oracle"
+    fake = llm.models["poet"]
+    assert isinstance(fake, Fake)
+    fake.error = ValueError("a bug")
+    with pytest.raises(ValueError, match="a bug"):
+        llm.chat(MESSAGES)
+    assert [str(error) for error in seen] == ["too slow", "a bug"]
+
+
+def test_a_model_that_is_gone_is_put_last_with_one_warning(router: UniRouter, caplog: pytest.LogCaptureFixture) -> None:
+    """For a minute. Where it is the only one that may answer, it is asked, and its error is raised."""
+
+    class GoneError(Exception):
+        status_code = 401
+
+    clock = Clock()
+    llm = failing(router, "poet", error=GoneError())
+    llm._health = Health(clock)
+    assert noted(llm.chat(MESSAGES)) == ("oracle", excluded("failed", "it failed with GoneError", "poet"))
+    for now, seconds in ((0, 60), (59, 1)):
+        clock.now = now
+        reason = f"it failed recently and is cooling down for {seconds} s"
+        assert noted(llm.chat(MESSAGES)) == ("oracle", excluded("cooling_down", reason, "poet"))
+    assert caplog.messages == ["poet is not available (GoneError); it is tried last for a while."]
+    with call_options(model="poet"), pytest.raises(GoneError):
+        llm.chat(MESSAGES)
 
 
 def test_a_failing_model_cools_down(router: UniRouter) -> None:
-    """After three failures in a row it is not asked, and the decision says why."""
+    """After five failures it is asked last, and the decision says why."""
     llm = failing(router, "poet")
-    for _ in range(3):
-        llm.chat(MESSAGES)
+    llm._health = Health(Clock())
+    for _ in range(5):
+        assert noted(llm.chat(MESSAGES))[1] == FAILED
     (cooling,) = noted(llm.chat(MESSAGES))[1]
     assert (cooling["model"], cooling["kind"]) == ("poet", "cooling_down")
     assert cooling["reason"].startswith("it failed recently and is cooling down for ")
+    poet, oracle, abacus = (llm.models[name] for name in ("poet", "oracle", "abacus"))
+    assert isinstance(poet, Fake)
+    assert isinstance(oracle, Fake)
+    assert isinstance(abacus, Fake)
+    assert len(poet.sent) == 5
+    poet.error, oracle.error, abacus.error = None, TimeoutError("too slow"), TimeoutError("too slow")
+    answer = llm.chat(MESSAGES)  # if all others fail, it is asked after all
+    assert noted(answer) == ("poet", excluded("failed", "it failed with TimeoutError", "oracle", "abacus"))
+    assert len(poet.sent) == 6
+
+
+def test_one_failure_of_many_cools_nothing_down(router: UniRouter) -> None:
+    """Nor does one in two: a model cools down when more than half of its recent calls failed."""
+    llm = failing(router)
+    llm._health = Health(Clock())
     poet = llm.models["poet"]
     assert isinstance(poet, Fake)
-    assert len(poet.sent) == 3
+    for number in range(20):
+        poet.error = TimeoutError("too slow") if number % 2 else None
+        assert noted(llm.chat(MESSAGES))[0] == ("oracle" if number % 2 else "poet")
+    assert len(poet.sent) == 20
 
 
 class Lazy(Fake):
@@ -121,12 +202,17 @@ class Lazy(Fake):
 
 
 def test_a_stream_that_fails_when_it_is_read_counts_as_a_failure(router: UniRouter) -> None:
-    """The model cools down after three; and if the next one fails when it is opened, the third answers."""
+    """The model cools down after five; and if the next one fails when it is opened, the third answers."""
     llm = failing(router, "oracle")
+    llm._health = Health(Clock())
     llm.models["poet"] = lazy = Lazy(model_name="poet", error=TimeoutError("too slow"))
-    for _ in range(5):
-        assert noted([*llm.stream_chat(MESSAGES)][-1])[0] == "abacus"
-    assert len(lazy.sent) == 3
+    assert noted([*llm.stream_chat(MESSAGES)][-1])[0] == "abacus"
+    oracle = llm.models["oracle"]
+    assert isinstance(oracle, Fake)
+    oracle.error = None
+    for _ in range(6):
+        assert noted([*llm.stream_chat(MESSAGES)][-1])[0] == "oracle"
+    assert len(lazy.sent) == 5
 
 
 async def test_without_an_embedding_the_default_answers() -> None:
@@ -187,10 +273,9 @@ async def test_real_clients_survive_a_misbehaving_server(fault: str) -> None:
         }
         llm = UniRouterLLM(router=router, models=models, cooldown=0)
         answers = [llm.chat(MESSAGES).message.content, (await llm.achat(MESSAGES)).message.content]
-        if fault != "garbage":  # a stream of garbage is an empty one to this client, and no error
-            answers.append([*llm.stream_chat(MESSAGES)][-1].message.content)
-            answers.append([part async for part in await llm.astream_chat(MESSAGES)][-1].message.content)
-    assert answers == ["oracle says a poem"] * len(answers)
+        answers.append([*llm.stream_chat(MESSAGES)][-1].message.content)
+        answers.append([part async for part in await llm.astream_chat(MESSAGES)][-1].message.content)
+    assert answers == ["oracle says a poem"] * 4
 
 
 def checking(router: UniRouter, escalate: Any, **settings: Any) -> UniRouterLLM:
@@ -283,7 +368,8 @@ async def test_refusals_that_are_errors_are_survived_if_asked(router: UniRouter)
                 with pytest.raises(RuntimeError):
                     llm.complete("a poem")
             else:
-                assert noted(llm.complete("a poem"))[0] == "oracle"
+                reason = "it failed with RuntimeError"
+                assert noted(llm.complete("a poem")) == ("oracle", excluded("refused", reason, "poet"))
                 assert llm.predict(TEMPLATE, context_str="", query_str="a poem").startswith("oracle: ")
 
 
@@ -320,15 +406,19 @@ def test_a_pickle_has_no_check(router: UniRouter) -> None:
 
 
 def test_where_all_cool_down_the_one_that_answers_is_not_among_the_excluded(router: UniRouter) -> None:
-    """One of them has to be tried, by the query engine as by the LLM."""
+    """Then health is ignored, by the query engine as by the LLM."""
     models: dict[str, Any] = fakes()
     retriever = toy_index(ToyEmbedding()).as_retriever()
     engine = UniRouterQueryEngine(router=router, models=models, retriever=retriever)
+    engine._health = Health(Clock())
     for model in models.values():
         model.error = TimeoutError("too slow")
-    for _ in range(3):
+    for _ in range(5):
         with pytest.raises(TimeoutError):
             engine.query("a poem")
+    healthy = [f"healthy {n}" for n in range(4)]
+    assert engine._health.cooling_down([*models, *healthy]).keys() == models.keys()
+    assert engine._health.cooling_down(models) == {}
     for model in models.values():
         model.error = None
     decision = (engine.query("a poem").metadata or {})["unirouter"]

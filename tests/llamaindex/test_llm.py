@@ -6,6 +6,7 @@ import json
 import pickle
 import sys
 import threading
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -18,7 +19,17 @@ from llama_index.core.prompts import PromptTemplate
 from llama_index.core.response_synthesizers import ResponseMode
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.tools import FunctionTool
-from llamaindex_fakes import Fake, ToyEmbedding, counting, fakes, terse, toy_index, watched, word_counter
+from llamaindex_fakes import (
+    Fake,
+    ToyEmbedding,
+    counting,
+    fakes,
+    terse,
+    toy_index,
+    watched,
+    without_id,
+    word_counter,
+)
 from pydantic import BaseModel
 
 from unirouter_integrations import InvalidInputError, NoModelError, UniRouter, UnknownModelError
@@ -161,23 +172,28 @@ async def test_a_question_is_embedded_once_however_many_calls_it_takes(router: U
 
 async def test_the_decision_is_on_every_part_of_every_answer(llm: UniRouterLLM) -> None:
     """Beside what the model put there, as plain JSON; the message, which goes back to providers, has nothing of it."""
-    decision = llm.router.route("a poem").as_dict()
+    decision = without_id(llm.router.route("a poem").as_dict())
     messages = [ChatMessage("a poem")]
     answers: list[Any] = [llm.chat(messages), await llm.achat(messages), *llm.stream_chat(messages)]
     answers += [part async for part in await llm.astream_chat(messages)]
     answers += [llm.complete("a poem"), await llm.acomplete("a poem"), *llm.stream_complete("a poem")]
     answers += [part async for part in await llm.astream_complete("a poem")]
     answers += [llm.chat_with_tools(TOOLS, "a poem"), *llm.stream_chat_with_tools(TOOLS, "a poem")]
+    ids: Counter[str] = Counter()
     for answer in answers:
-        assert answer.additional_kwargs == {"unirouter": decision, "own": "poet"}
+        noted = answer.additional_kwargs["unirouter"]
+        assert {**answer.additional_kwargs, "unirouter": without_id(noted)} == {"unirouter": decision, "own": "poet"}
+        assert len(noted["id"]) == 16
         assert "unirouter" not in getattr(getattr(answer, "message", None), "additional_kwargs", {})
+        ids[noted["id"]] += 1
+    assert [*ids.values()] == [1, 1, 3, 3, 1, 1, 3, 3, 1, 1]  # one for each call
     assert json.loads(json.dumps(decision)) == decision
 
 
 async def test_tracing_tools_see_the_decision_before_the_call(llm: UniRouterLLM) -> None:
     """One event per call, in the router's span, without the prompt."""
     with watched() as watch:
-        await llm.achat([ChatMessage("a poem about SECRET")])
+        answer = await llm.achat([ChatMessage("a poem about SECRET")])
         llm.predict(PromptTemplate("{query_str}"), query_str="a sum")
         llm.chat_with_tools(TOOLS, "a date")
     kinds = ("UniRouteDecisionEvent", "LLMChatStartEvent", "LLMChatEndEvent")
@@ -186,7 +202,8 @@ async def test_tracing_tools_see_the_decision_before_the_call(llm: UniRouterLLM)
     assert [event.model for event in events] == ["poet", "abacus", "oracle"]
     assert events[0].span_id.startswith("UniRouterLLM.achat")
     dumped = events[0].model_dump()
-    expected = llm.router.route("a poem about SECRET").as_dict()
+    expected = answer.additional_kwargs["unirouter"]
+    assert without_id(expected) == without_id(llm.router.route("a poem about SECRET").as_dict())
     assert {key: dumped[key] for key in expected} == expected
     assert "SECRET" not in str(dumped)
 
@@ -415,7 +432,7 @@ def test_what_is_given_is_checked(router: UniRouter) -> None:
     for models, message in (
         ({}, "models is empty"),
         ([Fake(model_name="abacus")], "a dict from names to models, or a ModelRegistry, not list"),
-        ({1: Fake(model_name="abacus")}, "named by str, but 1 is int"),
+        ({1: Fake(model_name="abacus")}, "named by str, not by int"),
         ({"abacus": "gpt-4"}, "'abacus' should be a LlamaIndex LLM, not str"),
         ({"nobody": Fake(model_name="nobody")}, "no profile of 'nobody'"),
     ):

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import threading
 from collections.abc import Iterator, MutableMapping, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -11,26 +12,31 @@ from conftest import TOY_PROMPTS, toy_router, toy_scores
 from llama_index.core.agent.workflow import FunctionAgent
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.llms.types import ImageBlock, TextBlock
-from llama_index.core.llms import ChatMessage
+from llama_index.core.llms import ChatMessage, ChatResponse, CompletionResponse
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.response_synthesizers import ResponseMode, get_response_synthesizer
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.core.tools import FunctionTool, ToolMetadata
 from llama_index.core.workflow import StartEvent, StopEvent, Workflow, step
-from llamaindex_fakes import Fake, Service, doubtful, excluded, fakes, terse
+from llamaindex_fakes import BadRequestError, Clock, Fake, Service, doubtful, excluded, fakes, terse
+from pydantic import Field
+from typing_extensions import override
 
 from unirouter_integrations import InvalidInputError, NoModelError, UniRouter, UnknownModelError
+from unirouter_integrations._concurrency import HangGuard
+from unirouter_integrations.embedding import _adapters
 from unirouter_integrations.grading import Answer, Example, Price, as_model, judge
 from unirouter_integrations.llamaindex import UniRouterLLM, UniRouterQueryEngine, UniRouterSelector, call_options
-from unirouter_integrations.serving import ModelRegistry, _health
+from unirouter_integrations.serving import Health, ModelRegistry, _health, _serving
 
 Routed = UniRouterLLM | UniRouterQueryEngine
 LLM_WAYS = ["chat", "acomplete"]  # sync and async; what holds for chats holds for completions
 STREAMS = ["stream_complete", "astream_chat"]
-ENGINE_WAYS = ["query", "aquery"]
+PLAIN_ENGINE_WAYS = ["query", "aquery"]
+ENGINE_WAYS = [*PLAIN_ENGINE_WAYS, "query, stream", "aquery, stream"]
 ALL = pytest.mark.parametrize("way", [*LLM_WAYS, *STREAMS, *ENGINE_WAYS])
-PLAIN = pytest.mark.parametrize("way", [*LLM_WAYS, *ENGINE_WAYS])
+PLAIN = pytest.mark.parametrize("way", [*LLM_WAYS, *PLAIN_ENGINE_WAYS])
 FAILED = excluded("failed", "it failed with TimeoutError", "poet")
 
 
@@ -50,19 +56,22 @@ def made(way: str, router: UniRouter, models: MutableMapping[str, Any] | None = 
     models = terse() if models is None else models
     if way not in ENGINE_WAYS:
         return UniRouterLLM(router=router, models=models, **settings)
-    settings = {"retriever": Fixed("A long text."), **settings}
+    settings = {"retriever": Fixed("A long text."), "streaming": "stream" in way, **settings}
     return UniRouterQueryEngine(router=router, models=models, **settings)
 
 
 async def asked(way: str, routed: Routed, question: str = "a poem") -> tuple[str, dict[str, Any]]:
     """The text of the answer, and the decision as it is noted on it."""
-    found: Any = getattr(routed, way)([ChatMessage(question)] if "chat" in way else question)
+    found: Any = getattr(routed, way.removesuffix(", stream"))([ChatMessage(question)] if "chat" in way else question)
     if inspect.isawaitable(found):
         found = await found
+    if way in ENGINE_WAYS:
+        if "stream" in way:
+            parts = [part async for part in found.response_gen] if way.startswith("a") else [*found.response_gen]
+            return "".join(parts), found.metadata["unirouter"]
+        return str(found), found.metadata["unirouter"]
     if "stream" in way:
         found = [part async for part in found][-1] if way.startswith("a") else [*found][-1]
-    if way in ENGINE_WAYS:
-        return str(found), found.metadata["unirouter"]
     return found.message.content if "chat" in way else found.text, found.additional_kwargs["unirouter"]
 
 
@@ -72,6 +81,42 @@ def failing(*names: str, error: Exception | None = None) -> dict[str, Any]:
     for name in names:
         models[name].error = error or TimeoutError("too slow")
     return models
+
+
+def cooling_for(seconds: int) -> list[dict[str, str]]:
+    return excluded("cooling_down", f"it failed recently and is cooling down for {seconds} s", "poet")
+
+
+class Hanging(Fake):
+    """Answers once it is released."""
+
+    released: Any = Field(exclude=True)
+
+    def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        self.released.wait()
+        answer: ChatResponse = super().chat(messages, **kwargs)
+        return answer
+
+    async def achat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    @override
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    @override
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
+        self.released.wait()
+        yield from super().stream_complete(prompt, formatted, **kwargs)
+
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Any:
+        self.released.wait()
+        yield from super().stream_chat(messages, **kwargs)
+
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Any:
+        await asyncio.Event().wait()
 
 
 def n_calls(models: MutableMapping[str, Any], name: str) -> int:
@@ -90,18 +135,67 @@ async def test_the_next_best_takes_over_after_a_failure(router: UniRouter, way: 
 
 @ALL
 @pytest.mark.parametrize(
-    ("models", "settings", "error"),
+    ("settings", "errors", "n_asked"),
     [
-        (failing("poet", error=RuntimeError("a bug")), {}, RuntimeError),
-        (failing("poet"), {"fallback": False}, TimeoutError),
-        (failing("abacus", "poet", "oracle"), {}, TimeoutError),
+        ({}, {"poet": BadRequestError()}, 1),
+        ({"fallback": False}, {"poet": TimeoutError()}, 1),
+        ({"fallback": lambda error: not isinstance(error, TimeoutError)}, {"poet": TimeoutError()}, 1),
+        ({"max_attempts": 2}, {"poet": TimeoutError(), "oracle": ConnectionError()}, 2),
+        ({}, {"poet": TimeoutError(), "oracle": TimeoutError(), "abacus": ConnectionError()}, 3),
     ],
-    ids=["not survivable", "no fallback", "no model is left"],
+    ids=["the caller's own", "no fallback", "not survived", "no attempt is left", "no model is left"],
 )
-async def test_other_errors_are_raised(router: UniRouter, way: str, models: Any, settings: Any, error: Any) -> None:
-    """Unchanged."""
-    with pytest.raises(error):
+async def test_other_errors_are_raised(
+    router: UniRouter, way: str, settings: Any, errors: dict[str, Exception], n_asked: int
+) -> None:
+    """Unchanged: that of the model that was asked last."""
+    models = failing()
+    for name, error in errors.items():
+        models[name].error = error
+    with pytest.raises(type([*errors.values()][-1])) as raised:
         await asked(way, made(way, router, models, **settings))
+    assert raised.value is [*errors.values()][-1]
+    assert sum(n_calls(models, name) for name in models) == n_asked
+
+
+@ALL
+@pytest.mark.parametrize("error", [ValueError("a bug"), TypeError(), KeyError("choices")], ids=str)
+async def test_what_nobody_knows_is_survived(router: UniRouter, way: str, error: Exception) -> None:
+    """Also the errors that LlamaIndex's synthesizers log, and would go on without an answer."""
+    text, decision = await asked(way, made(way, router, failing("poet", error=error)))
+    reason = f"it failed with {type(error).__name__}"
+    assert (text, decision["excluded"]) == ("oracle: yes", excluded("failed", reason, "poet"))
+
+
+@ALL
+async def test_a_call_has_a_deadline(router: UniRouter, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it has passed, no further model is asked."""
+    clock = Clock()
+    monkeypatch.setattr(_serving, "time", SimpleNamespace(monotonic=clock))
+    models = failing()
+
+    def slow(_: Any) -> str:
+        clock.now += 40
+        raise TimeoutError
+
+    for model in models.values():
+        model.reply = slow
+    with pytest.raises(TimeoutError):
+        await asked(way, made(way, router, models, deadline=60))
+    assert [n_calls(models, name) for name in ("poet", "oracle", "abacus")] == [1, 1, 0]
+
+
+@ALL
+async def test_a_model_that_hangs_costs_its_timeout_alone(router: UniRouter, way: str) -> None:
+    """The next one answers."""
+    released, timeout = threading.Event(), 1.0
+    hanging = Hanging(model_name="poet", released=released)
+    limit = "first_token_timeout" if "stream" in way else "timeout"
+    try:
+        text, decision = await asked(way, made(way, router, {**terse(), "poet": hanging}, **{limit: timeout}))
+    finally:
+        released.set()
+    assert (text, decision["excluded"]) == ("oracle: yes", FAILED)
 
 
 @PLAIN
@@ -114,7 +208,8 @@ async def test_after_a_refusal_another_model_answers_if_asked(router: UniRouter,
     assert (await asked(way, made(way, router, models)))[0] == "poet: yes"
     models = failing("poet", error=RuntimeError("Error code: 400 - {'code': 'content_filter'}"))
     text, decision = await asked(way, made(way, router, models, fallback="refusals"))
-    assert (text, [each["kind"] for each in decision["excluded"]]) == ("oracle: yes", ["failed"])
+    reason = "it failed with RuntimeError"
+    assert (text, decision["excluded"]) == ("oracle: yes", excluded("refused", reason, "poet"))
     with pytest.raises(RuntimeError):
         await asked(way, made(way, router, models))
 
@@ -160,13 +255,11 @@ async def test_what_is_no_answer_of_a_model_or_has_begun_is_not_checked(router: 
     """Streams, and the fixed text of LlamaIndex where nothing was retrieved."""
     checked: list[str] = []
     settings: dict[str, Any] = {"escalate": lambda answer, example: checked.append(answer.text)}
-    for way in STREAMS:
+    for way in [*STREAMS, "query, stream", "aquery, stream"]:
         assert (await asked(way, made(way, doubtful(router), **settings)))[0] == "abacus: yes"
     for way in ENGINE_WAYS:
         empty = made(way, doubtful(router), retriever=Fixed(), **settings)
-        assert (await asked(way, empty))[0] == "Empty Response"
-    streaming: Any = made("query", doubtful(router), streaming=True, **settings)
-    assert "".join(streaming.query("a poem").response_gen) == "abacus: yes"
+        assert (await asked(way, empty))[0].strip() == "Empty Response"
     assert checked == []
 
 
@@ -177,41 +270,63 @@ async def test_what_is_no_answer_of_a_model_or_has_begun_is_not_checked(router: 
 async def test_a_model_that_fails_again_and_again_cools_down(
     router: UniRouter, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then one call probes it, and once it has answered it takes part again."""
-    now = 0.0
-    monkeypatch.setattr(_health, "time", SimpleNamespace(monotonic=lambda: now))
-    models = failing("poet")
+    """Then one call probes it. It cools down for longer if that fails; if it answers, the model takes part again."""
+    monkeypatch.setattr(_health, "random", SimpleNamespace(uniform=lambda low, high: (low + high) / 2))
+    models, clock = ModelRegistry(failing("poet")), Clock()
+    models.health = Health(clock)
     routed = made(way, router, models, cooldown=20)
-    for _ in range(3):
+    for _ in range(5):
         assert (await asked(way, routed))[1]["excluded"] == FAILED
-    reason = "it failed recently and is cooling down for 20 s"
-    assert (await asked(way, routed))[1]["excluded"] == excluded("cooling_down", reason, "poet")
-    assert n_calls(models, "poet") == 3
-    now = 20
+    assert (await asked(way, routed))[1]["excluded"] == cooling_for(20)
+    assert n_calls(models, "poet") == 5
+    clock.now = 20
     assert (await asked(way, routed))[1]["excluded"] == FAILED
-    assert (await asked(way, routed))[1]["excluded"] == excluded("cooling_down", reason, "poet")
-    now, models["poet"].error = 40, None
+    assert (await asked(way, routed))[1]["excluded"] == cooling_for(40)
+    clock.now, models["poet"].error = 60, None
     assert (await asked(way, routed))[0] == "poet: yes"
     assert "excluded" not in (await asked(way, routed))[1]
 
 
 @ALL
+async def test_a_model_that_cools_down_is_asked_last(router: UniRouter, way: str) -> None:
+    """A call that nobody else can answer is not lost."""
+    models = ModelRegistry(failing("poet"))
+    models.health = Health(Clock())
+    routed = made(way, router, models)
+    for _ in range(5):
+        await asked(way, routed)
+    models["poet"].error, models["oracle"].error, models["abacus"].error = None, TimeoutError(), TimeoutError()
+    text, decision = await asked(way, routed)
+    assert (text, decision["excluded"]) == (
+        "poet: yes",
+        excluded("failed", "it failed with TimeoutError", "oracle", "abacus"),
+    )
+
+
+@ALL
 async def test_a_provider_says_how_long(router: UniRouter, way: str) -> None:
-    """After one failure."""
+    """After one failure; but at most two minutes."""
     error = TimeoutError("too many requests")
-    error.headers = {"Retry-After": "3600"}  # type: ignore[attr-defined]
-    models = failing("poet", error=error)
+    error.headers = {"Retry-After": "20"}  # type: ignore[attr-defined]
+    models = ModelRegistry(failing("poet", error=error))
+    models.health = Health(Clock())
     routed = made(way, router, models)
     assert (await asked(way, routed))[1]["excluded"] == FAILED
-    assert [each["kind"] for each in (await asked(way, routed))[1]["excluded"]] == ["cooling_down"]
+    assert (await asked(way, routed))[1]["excluded"] == cooling_for(20)
     assert n_calls(models, "poet") == 1
+    models.health, error.headers = Health(Clock()), {"Retry-After": "3600"}  # type: ignore[attr-defined]
+    routed = made(way, router, models)
+    assert (await asked(way, routed))[1]["excluded"] == FAILED
+    assert (await asked(way, routed))[1]["excluded"] == cooling_for(120)
+    assert n_calls(models, "poet") == 2
 
 
 # What answers where the question cannot be embedded
 
 
 @pytest.fixture
-def service() -> Iterator[Service]:
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    monkeypatch.setattr(_adapters, "_guard", HangGuard())  # the timeouts of one test are not those of another
     found = Service()
     yield found
     found.answers.set()  # a thread that waits for it can end
@@ -482,6 +597,7 @@ async def test_the_candidates_of_a_call_are_not_those_of_its_check(router: UniRo
 async def test_users_of_a_registry_share_its_health(router: UniRouter, way: str) -> None:
     """An LLM, a query engine, another LLM over another router, and one that is made for each request."""
     models = ModelRegistry(failing("poet"))
+    models.health = Health(Clock())
     settings: dict[str, Any] = {"models": models, "cooldown": 3600}
     users = [
         made(way, router, **settings),
@@ -489,11 +605,13 @@ async def test_users_of_a_registry_share_its_health(router: UniRouter, way: str)
         made("chat", toy_router("hard"), **settings),
     ]
     ways = [way, "query", "chat"]
-    for each, routed in zip(ways, users, strict=True):
-        assert (await asked(each, routed))[1]["excluded"] == FAILED
+    for each, routed in [*zip(ways, users, strict=True)] * 2:
+        expected = FAILED if n_calls(models, "poet") < 5 else ["cooling_down"]
+        found = (await asked(each, routed))[1]["excluded"]
+        assert (found if expected is FAILED else [one["kind"] for one in found]) == expected
     for each, routed in zip([*ways, way], [*users, made(way, router, models)], strict=True):
         assert [one["kind"] for one in (await asked(each, routed))[1]["excluded"]] == ["cooling_down"]
-    assert n_calls(models, "poet") == 3
+    assert n_calls(models, "poet") == 5
     alone = dict(models)
     assert (await asked(way, made(way, router, alone)))[1]["excluded"] == FAILED
     assert (await asked(way, made(way, router, alone)))[1]["excluded"] == FAILED
@@ -531,7 +649,7 @@ async def test_the_next_best_takes_over_a_loop_whose_model_fails(router: UniRout
     assert answer.message.content == "oracle: yes"
     assert answer.additional_kwargs["unirouter"]["excluded"] == FAILED
     models["poet"].error, models["oracle"].error = None, TimeoutError("too slow")
-    for _ in range(3):
+    for _ in range(5):
         with call_options(model="oracle"), pytest.raises(TimeoutError):
             llm.chat([ChatMessage("a date")])
     models["oracle"].error = None

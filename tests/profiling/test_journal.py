@@ -1,7 +1,10 @@
 """No answer is paid for twice: a prompt whose answer is in the journal is not asked again."""
 
+import asyncio
 import json
+import os
 import random
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -19,9 +22,8 @@ from openai_server import openai_server
 
 from unirouter_integrations import InvalidInputError, LLMProfile, StorageError, UniRouter
 from unirouter_integrations.grading import Answer, Example, ModelLike, Price, Usage
-from unirouter_integrations.grading._models import settings_json
 from unirouter_integrations.profiling import profile_model
-from unirouter_integrations.profiling._journal import keys_of
+from unirouter_integrations.profiling._journal import Journal, keys_of
 
 TESTS = Path(__file__).parents[1]
 EXAMPLES = [Example(prompt, "right") for prompt in TOY_PROMPTS]
@@ -324,17 +326,169 @@ def test_what_is_no_journal_is_refused_and_left_as_it_is(router: UniRouter, jour
     assert not model.calls
 
 
-def test_claims_of_the_dead_expire(router: UniRouter, journal: Path) -> None:
-    """A run waits for the claims of processes that are alive."""
+async def test_a_claim_lasts_as_long_as_its_process(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late it is by the clock: it may be paused, its event loop may be busy, the clocks may differ."""
+    async with Journal(journal) as first, Journal(journal) as second:
+        assert await first.claim(b"key")
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 3600)
+        assert not await second.claim(b"key")
+        assert not await first.claim(b"key")
+        await first.release(b"key")
+        assert await second.claim(b"key")
+
+
+# A process that claims an answer, and waits until it is killed.
+CLAIM = """
+import asyncio, sys
+from unirouter_integrations.profiling._journal import Journal
+
+async def claim():
+    async with Journal(sys.argv[1]) as journal:
+        print(await journal.claim(b"key"), flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(claim())
+"""
+
+
+def claiming(journal: Path) -> subprocess.Popen[str]:
+    """Such a process, once it has claimed the answer."""
+    process = subprocess.Popen([sys.executable, "-c", CLAIM, str(journal)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "True\n"
+    return process
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs SIGSTOP")
+async def test_a_paused_process_keeps_its_claims_and_a_killed_one_does_not(journal: Path) -> None:
+    """The system frees the lock at once; the file of the lock is removed."""
+    process = claiming(journal)
+    async with Journal(journal) as other:
+        process.send_signal(signal.SIGSTOP)
+        assert not await other.claim(b"key")
+        process.kill()
+        process.communicate()
+        assert await other.claim(b"key")
+    assert not list(journal.parent.glob("profiles.db-*"))
+
+
+async def test_claims_of_the_dead_that_nobody_asks_for_are_removed(journal: Path) -> None:
+    """By the next run that ends, with the files of their locks."""
+    process = claiming(journal)
+    async with Journal(journal):
+        process.kill()
+        process.communicate()
+    assert not list(journal.parent.glob("profiles.db-*"))
+    with closing(sqlite3.connect(journal)) as connection:
+        assert connection.execute("SELECT count(*) FROM claims").fetchone() == (0,)
+
+
+async def test_owners_that_no_journal_has_named_are_dead(journal: Path, tmp_path: Path) -> None:
+    """Whatever a damaged journal names; no other file is touched."""
+    (tmp_path / "profiles.db-x").mkdir()
+    victim = tmp_path / "profiles.db-x" / "victim"
+    victim.write_text("mine")
+    async with Journal(journal) as opened:
+        for number, owner in enumerate(["x/victim", "../victim", "", "\0", "a" * 5000, 3.5]):
+            with closing(sqlite3.connect(journal)) as connection, connection:
+                connection.execute("INSERT INTO claims VALUES (?, ?)", (bytes([number]), owner))
+            assert await opened.claim(bytes([number]))
+    assert victim.read_text() == "mine"
+
+
+@pytest.mark.parametrize("failing", ["_clean_up", "_commit"])
+async def test_an_error_at_the_end_closes_all_and_hides_no_other_error(
+    journal: Path, failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a full disk: what the run raised is what is raised, and the claims end all the same."""
+
+    def full(*_: object) -> None:
+        raise StorageError
+
+    opened = Journal(journal)
+
+    async def run() -> None:
+        async with opened:
+            assert await opened.claim(b"key")
+            monkeypatch.setattr(opened, failing, full)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await run()
+    assert [*journal.parent.glob("profiles.db*")] == [journal]  # SQLite removes its files with the last connection
+    async with Journal(journal) as other:
+        assert await other.claim(b"key")
+
+
+async def test_a_journal_that_cannot_be_opened_leaves_nothing_open(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it is cancelled while it is being opened."""
+    entered, go_on = threading.Event(), threading.Event()
+    opened, open_it = Journal(journal), Journal._open
+
+    def slowly(self: Journal) -> None:
+        entered.set()
+        assert go_on.wait(60)
+        open_it(self)
+
+    monkeypatch.setattr(Journal, "_open", slowly)
+    opening = asyncio.create_task(opened.__aenter__())
+    await asyncio.to_thread(entered.wait)
+    opening.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    assert [*journal.parent.glob("profiles.db*")] == [journal]  # SQLite removes its files with the last connection
+
+
+async def test_if_every_task_is_cancelled_what_was_given_is_stored(journal: Path) -> None:
+    """As servers do when they end: nothing waits for a task that is no more."""
+    keys = keys_of("m", None, "exact", EXAMPLES[0])
+
+    async def work() -> None:
+        async with Journal(journal) as opened:
+            assert await opened.claim(keys.answer)
+            await opened.store(keys, Answer("right", Usage(1, 1)))
+
+    task = asyncio.create_task(work())
+    while not await asyncio.to_thread(journal.exists):  # noqa: ASYNC110  # a file has no event
+        await asyncio.sleep(0)
+    for each in asyncio.all_tasks() - {asyncio.current_task()}:  # type: ignore[arg-type]
+        each.cancel()
+    await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 60)
+    async with Journal(journal) as other:
+        assert await other.find([keys]) or await other.claim(keys.answer)
+
+
+def test_after_ctrl_c_the_answers_are_stored_and_nothing_is_claimed(router: UniRouter, journal: Path) -> None:
+    """The next run asks for the others."""
     model = Model()
-    profile_model("m", model, EXAMPLES[:1], router, price=PRICE, journal=journal)
-    key = keys_of("m", settings_json(model), "exact", EXAMPLES[1]).answer
 
-    def held_by(seen: float) -> None:
-        with closing(sqlite3.connect(journal)) as connection, connection:
-            connection.execute("INSERT OR REPLACE INTO owners VALUES ('another', ?)", (seen,))
-            connection.execute("INSERT OR REPLACE INTO claims VALUES (?, 'another')", (key,))
+    def interrupted(prompt: str) -> Answer:
+        if prompt == TOY_PROMPTS[30]:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(0.5)
+        return model(prompt)
 
-    held_by(time.time() - 3600)
-    profile_model("m", model, EXAMPLES[:2], router, price=PRICE, journal=journal)
-    assert model.calls[TOY_PROMPTS[1]] == 1
+    with pytest.raises(KeyboardInterrupt):
+        profiled(router, interrupted, journal, max_concurrency=1)
+    with closing(sqlite3.connect(journal)) as connection:
+        stored = connection.execute("SELECT count(*) FROM answers").fetchone()[0]
+        assert connection.execute("SELECT count(*) FROM claims").fetchone() == (0,)
+    assert 30 <= stored < 60
+    assert not [file for file in journal.parent.glob("profiles.db-*") if file.suffix not in {".db-wal", ".db-shm"}]
+    assert profiled(router, model, journal).metadata["answers"] == 60
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+def test_nobody_else_can_read_a_journal(router: UniRouter, journal: Path) -> None:
+    """It holds answers. So it is from the first byte on, with SQLite's files beside it."""
+    profiled(router, Model(), journal)
+    assert journal.stat().st_mode & 0o777 == 0o600
+    with closing(sqlite3.connect(journal)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("DELETE FROM grades")
+        assert {file.stat().st_mode & 0o777 for file in journal.parent.glob("profiles.db*")} == {0o600}

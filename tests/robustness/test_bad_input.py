@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,44 @@ def test_any_texts_have_decisions(texts: list[str]) -> None:
     assert [decision.model for decision in together] == [LOCAL.route(text).model for text in texts]
     assert asyncio.run(LOCAL.aroute_many(texts)) == together
     assert all(decision.model in str(decision) for decision in together)
+
+
+class Strict:
+    """An embedding model of every kind, which refuses half of a surrogate pair, as tokenizers and services do."""
+
+    def encode(self, texts: list[str]) -> Any:
+        return toy_embed([text.encode().decode() for text in texts])
+
+    embed_documents = encode
+
+    async def aembed_documents(self, texts: list[str]) -> Any:
+        return self.encode(texts)
+
+    def get_query_embedding(self, query: str) -> Any:
+        return self.encode([query])[0]
+
+    async def aget_query_embedding(self, query: str) -> Any:
+        return self.encode([query])[0]
+
+
+INTERFACES = {
+    "encoder": ("encode",),
+    "LangChain, sync": ("embed_documents",),
+    "LangChain": ("embed_documents", "aembed_documents"),
+    "LlamaIndex": ("get_query_embedding", "aget_query_embedding"),
+    "callable": (),
+}
+
+
+@pytest.mark.parametrize("methods", INTERFACES.values(), ids=INTERFACES)
+async def test_any_text_is_routed_through_any_embedder(methods: tuple[str, ...]) -> None:
+    """Lone surrogates as well: the embedder sees a question mark in their place."""
+    strict = Strict()
+    embedder: Any = SimpleNamespace(**{name: getattr(strict, name) for name in methods}) if methods else strict.encode
+    router = registered(UniRouter.fit(TOY_PROMPTS, embedder=embedder, n_clusters=3))
+    for text in ("sum \ud800", "\udfff sum", "\ud83d\ude00 sum"):
+        assert router.route(text).model == (await router.aroute(text)).model == "abacus"
+    assert [each.model for each in router.route_many(["\ud800", "sum"])][1] == "abacus"
 
 
 class Service(Embeddings):

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 TESTS = Path(__file__).parents[1]
 BEGIN = """
     import asyncio, math, os, signal, sys, threading, traceback
+    from contextlib import ExitStack, contextmanager, suppress
     sys.path.insert(0, sys.argv[1])
     from conftest import TOY_PROMPTS, toy_embed, toy_router, toy_scores
     from unirouter_integrations import UniRouter, _concurrency
@@ -36,18 +37,22 @@ BEGIN = """
             os._exit(code)
         return abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
-    def others_hold(locks):
-        \"\"\"Have another thread hold these locks from now on.\"\"\"
-        held = threading.Event()
+    @contextmanager
+    def held_elsewhere(locks):
+        \"\"\"Another thread holds these locks meanwhile.\"\"\"
+        held, let_go = threading.Event(), threading.Event()
 
         def hold():
-            for lock in locks:
-                lock.__enter__()
-            held.set()
-            threading.Event().wait()
+            with ExitStack() as stack:
+                for lock in locks:
+                    stack.enter_context(lock)
+                held.set()
+                let_go.wait()
 
-        threading.Thread(target=hold, daemon=True).start()
+        threading.Thread(target=hold).start()
         held.wait()
+        yield
+        let_go.set()
 """
 
 
@@ -76,7 +81,8 @@ def test_what_the_parent_observed_is_sent_once(tmp_path: Path) -> None:
     for _ in range(50):
         observe()
     learning._store.add, add = lambda *_: 1 / 0, learning._store.add
-    learning._try_to_sync()
+    with suppress(ZeroDivisionError):
+        learning.sync()
     learning._store.add = add
     for _ in range(50):
         observe()
@@ -116,8 +122,8 @@ def test_a_child_is_free_of_the_locks_of_its_parent(tmp_path: Path) -> None:
     _concurrency.run_sync(asyncio.sleep(0))
     locks = [each for each in _concurrency._forkable if isinstance(each, _concurrency.ForkSafeLock)]
     assert len(locks) > 7
-    others_hold([*locks, learning.explorer.bit_generator.lock])
-    print(in_child(work))
+    with held_elsewhere([*locks, learning.explorer.bit_generator.lock]):
+        print(in_child(work))
     """
     assert run(tmp_path, script) == "0\n"
 

@@ -106,7 +106,7 @@ def test_another_file_or_half_a_journal_is_read_or_refused(noise: bytes, length:
         "UPDATE answers SET seconds = 'long'",
         "ALTER TABLE answers ADD COLUMN more TEXT",
         "DROP TABLE claims",
-        "CREATE TRIGGER t AFTER INSERT ON owners BEGIN DELETE FROM answers; END",
+        "CREATE TRIGGER t AFTER INSERT ON claims BEGIN DELETE FROM answers; END",
         "DROP TABLE answers; CREATE VIEW answers AS SELECT zeroblob(1000000000) AS key",
     ],
 )
@@ -126,13 +126,16 @@ def test_an_answer_that_is_no_text_is_stored(tmp_path: Path) -> None:
     assert profiled(tmp_path / "profiles.db", answer_with_a_surrogate).losses.tolist() == first.losses.tolist()
 
 
-def test_an_older_journal_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_journal_is_read(version: int, tmp_path: Path) -> None:
     """Its answers are not paid for again."""
     file = tmp_path / "older.db"
     file.write_bytes(seed_journal())
     with contextlib.closing(sqlite3.connect(file)) as connection:
-        connection.execute("ALTER TABLE answers DROP COLUMN logprob")
-        connection.execute("PRAGMA user_version = 1")
+        connection.execute("CREATE TABLE owners (owner TEXT PRIMARY KEY, seen REAL NOT NULL) WITHOUT ROWID")
+        if version == 1:
+            connection.execute("ALTER TABLE answers DROP COLUMN logprob")
+        connection.execute(f"PRAGMA user_version = {version}")
         connection.commit()
     ASKED.clear()
     assert profiled(file).mean_error == pytest.approx(0)

@@ -7,10 +7,13 @@ import contextlib
 import csv
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
 import textwrap
+import tracemalloc
+import zipfile
 from collections.abc import Callable, Iterator
 from functools import cache
 from hashlib import sha256
@@ -26,8 +29,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from safetensors.numpy import load, save
 
-from unirouter_integrations import InvalidInputError, StorageError, UniRouter, UniRouterError
+from unirouter_integrations import (
+    InvalidInputError,
+    LLMProfile,
+    LocalEmbedder,
+    StorageError,
+    UniRouter,
+    UniRouterError,
+    _storage,
+    _tables,
+)
 from unirouter_integrations._storage import SavedState
+from unirouter_integrations.core import _snapshot
 from unirouter_integrations.data import read_embedllm, read_outcomes, read_prompts, read_routerbench
 from unirouter_integrations.embedding._local import embedder_from_saved
 from unirouter_integrations.profiling import read_examples
@@ -450,6 +463,18 @@ def claim_in_outcomes() -> None:
     )
 
 
+def claim_in_parquet() -> None:
+    """Two thousand prompts of a megabyte in two kilobytes: they are all the same."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    same = pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), pa.array(["x" * 2**20]))
+    options = {"compression": "zstd", "dictionary_pagesize_limit": 2**30, "store_schema": False}
+    parquet.write_table(pa.table({"prompt": same}), room() / "same.parquet", **options)
+    assert (room() / "same.parquet").stat().st_size < 2000
+    assert len(read_prompts(room() / "same.parquet")) == 1
+
+
 CLAIMS = [
     claim_in_header({"dtype": "F64", "shape": [2**20, 2**20], "data_offsets": [0, 2**43]}),
     claim_in_header({"dtype": "F64", "shape": [2**33], "data_offsets": [0, 0]}),
@@ -462,6 +487,7 @@ CLAIMS = [
     claim_in_array("clusters.gate.weights", (2**40, 0)),
     claim_in_array("counts", (2**40, 0)),
     claim_in_outcomes,
+    claim_in_parquet,
     lambda: READERS["routerbench.csv"](_csv([*WIDE, ("[" + "-" * 100_000 + "1]", "1", "1")])),
     lambda: READERS["router.json"](b'{"format": ' + b"9" * 10**6 + b"}"),
     lambda: READERS["router.json"](b'{"a":' * 10**6),
@@ -493,6 +519,188 @@ def test_a_prompt_that_only_looks_like_a_list_stays_as_it_is(text: str, tmp_path
         assert read_routerbench(tmp_path / "bench.csv").prompts == (text,)
 
 
+READ_AS: dict[str, Callable[[Path], Any]] = {
+    "router.json": lambda path: UniRouter.load(path.parent),
+    "router.safetensors": lambda path: UniRouter.load(path.parent),
+    "profile.json": lambda path: LLMProfile.load(path.parent),
+    "embedder.json": lambda path: LocalEmbedder.load(path.parent),
+    "outcomes.csv": read_outcomes,
+    "outcomes.jsonl": read_outcomes,
+    "outcomes.parquet": read_outcomes,
+    "routerbench.csv": read_routerbench,
+    "embedllm.csv": read_embedllm,
+    "prompts.txt": read_prompts,
+    "examples.jsonl": lambda path: list(read_examples(path)),
+}
+
+
+@pytest.mark.parametrize("name", READ_AS)
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_only_regular_files_are_read(name: str, kind: str, tmp_path: Path) -> None:
+    """A pipe that nobody writes to would be waited for without end, and a device be read without end."""
+    if kind == "pipe" and not hasattr(os, "mkfifo"):
+        pytest.skip("there are no named pipes")
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    if name == "router.safetensors":
+        (tmp_path / "router.json").write_bytes(seed_files()["router.json"])
+    path = tmp_path / name
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises((StorageError, InvalidInputError, OSError)):
+        READ_AS[name](path)
+
+
+@pytest.mark.parametrize("name", ["router.json", "router.safetensors", "prompts.txt"])
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(name: str, tmp_path: Path) -> None:
+    """Here files of a terabyte with nothing in them, which take no room on the disk."""
+    for each in ("router.json", "router.safetensors"):
+        (tmp_path / each).write_bytes(seed_files()[each])
+    with (tmp_path / name).open("ab") as file:
+        file.truncate(2**40)
+    with pytest.raises(StorageError, match=rf"{name}' is larger than [\d,]+ bytes, which are the most that are read"):
+        READ_AS[name](tmp_path / name)
+
+
+def test_a_header_that_takes_long_to_parse_is_refused(tmp_path: Path) -> None:
+    """A router has about a dozen arrays, not a million."""
+    header = {str(n): {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for n in range(20_000)}
+    document = json.loads(seed_files()["router.json"])
+    data = packed(header)
+    (tmp_path / "router.safetensors").write_bytes(data)
+    (tmp_path / "router.json").write_text(json.dumps({**document, "arrays_sha256": sha256(data).hexdigest()}))
+    with pytest.raises(
+        StorageError, match=r"router.safetensors in .* claims a header of [\d,]+ bytes, of which at most"
+    ):
+        UniRouter.load(tmp_path)
+
+
+def _zipped(tmp_path: Path, *, claimed: int | None = None) -> str:
+    """The URL of a folder in a zip file, in which the arrays are a gigabyte of zeros, and the size that is claimed."""
+    path = tmp_path / "router.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("router.json", seed_files()["router.json"])
+        with archive.open("router.safetensors", "w", force_zip64=True) as file:
+            for _ in range(64):
+                file.write(bytes(2**20))
+    if claimed is not None:
+        data = path.read_bytes()
+        path.write_bytes(data.replace(struct.pack("<I", 2**26), struct.pack("<I", claimed)))
+    return f"zip://::{path}"
+
+
+@pytest.mark.parametrize("claimed", [None, 1000])
+def test_a_zip_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, claimed: int | None) -> None:
+    """Whether it is honest about its size or not: no more than the limit is ever inflated."""
+    pytest.importorskip("fsspec")
+    monkeypatch.setattr(_storage, "_MAX_ARRAYS", 2**22)
+    tracemalloc.start()
+    with pytest.raises(StorageError, match=r"is larger than 4,194,304 bytes|is missing, damaged or not the one"):
+        UniRouter.load(_zipped(tmp_path, claimed=claimed))
+    assert tracemalloc.get_traced_memory()[1] < 2**25
+    tracemalloc.stop()
+
+
+class Unknown(io.BytesIO):
+    """A stream without an end, of a server that does not say how long it is."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        assert size is not None
+        assert size > 0
+        return bytes(size)
+
+
+def test_a_stream_without_an_end_is_read_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a server that states no size, or a wrong one."""
+    fsspec = pytest.importorskip("fsspec")
+
+    class Endless(fsspec.AbstractFileSystem):  # type: ignore[misc, name-defined]
+        protocol = "endless"
+        size: int | None = None
+
+        def info(self, path: str, **_: Any) -> dict[str, Any]:
+            return {"name": path, "type": "file", "size": self.size}
+
+        def _open(self, path: str, mode: str = "rb", **_: Any) -> Any:
+            return Unknown()
+
+    fsspec.register_implementation("endless", Endless, clobber=True)
+    for size in (None, 10):
+        monkeypatch.setattr(Endless, "size", size)
+        with pytest.raises(StorageError, match=r"router.json in 'endless://host/...' is larger than 16,777,216 bytes"):
+            UniRouter.load("endless://host/router")
+
+
+def test_a_prior_that_takes_long_to_compute_with_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is computed with it."""
+    router = UniRouter.fit(PROMPTS, n_clusters=2, scores={"mini": SCORES})
+    router.register(router.profile("mini", PROMPTS, SCORES, cost=1))
+    router.save(tmp_path)
+    monkeypatch.setattr(_snapshot, "_MAX_WORK", 15)
+    with pytest.raises(StorageError, match="A prior over 2 clusters for 1 models would take too long"):
+        UniRouter.load(tmp_path)
+    monkeypatch.setattr(_snapshot, "_MAX_WORK", 16)
+    monkeypatch.setattr(np.linalg, "eigvalsh", None)  # which takes seven times as long as what is used
+    assert UniRouter.load(tmp_path).models == ("mini",)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_line_without_an_end_is_refused(suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not read to its end."""
+    monkeypatch.setattr(_tables, "_MAX_LINE", 1000)
+    path = tmp_path / f"outcomes.{suffix}"
+    start = b"prompt,model,score\n" if suffix == "csv" else seed_files()["outcomes.jsonl"]
+    path.write_bytes(start + b"[" * 1000)
+    with pytest.raises(
+        InvalidInputError, match=rf"could not be read as {suffix}: a line has more than 1,000 characters"
+    ):
+        read_outcomes(path)
+
+
+def test_a_table_with_more_rows_than_fit_in_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred bytes of a parquet file can claim any number of equal ones."""
+    monkeypatch.setattr(_tables, "_MAX_ROWS", 5)
+    path = tmp_path / "outcomes.jsonl"
+    path.write_bytes(seed_files()["outcomes.jsonl"])
+    with pytest.raises(InvalidInputError, match="more than 5 rows, the most that are read into memory"):
+        read_outcomes(path)
+
+
+def test_a_parquet_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what it says of itself, before anything of it is inflated."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    monkeypatch.setattr(_tables, "_MAX_GROUP", 2**20)
+    rows = {"prompt": [str(n) + "x" * 1000 for n in range(2000)], "model": ["m"] * 2000, "score": [1.0] * 2000}
+    parquet.write_table(pa.table(rows), tmp_path / "bomb.parquet", compression="zstd", use_dictionary=False)
+    assert (tmp_path / "bomb.parquet").stat().st_size < 2**17
+    with pytest.raises(
+        InvalidInputError, match=r"a row group has 2,\d+,\d+ bytes, of which at most 1,048,576 are read"
+    ):
+        read_outcomes(tmp_path / "bomb.parquet")
+
+
+@pytest.mark.parametrize("sign", ["\n", "\x1b", "\x9b", "\u2028", "\u202e"])
+@pytest.mark.parametrize("place", ["name", "keyword"])
+def test_names_that_cannot_be_printed_do_not_load(sign: str, place: str, tmp_path: Path) -> None:
+    """They would be lines of a log of their own, or orders to a terminal."""
+    document = json.loads(seed_files()["router.json"])
+    if place == "name":
+        document["profiles"][0]["name"] += sign
+    else:
+        document["clusters"]["clusters"][0]["keywords"] = ["sum", f"poem{sign}"]
+    (tmp_path / "router.json").write_text(json.dumps(document))
+    (tmp_path / "router.safetensors").write_bytes(seed_files()["router.safetensors"])
+    with pytest.raises(StorageError) as caught:
+        UniRouter.load(tmp_path)
+    assert str(caught.value).isprintable()
+
+
 def _csv_with_surrogates(rows: list[tuple[Any, ...]]) -> bytes:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
@@ -510,7 +718,7 @@ def test_prompt_ids_of_any_kind_are_read_or_refused(tmp_path: Path) -> None:
 
     one = {"prompt_id": [1], "model": ["m"], "score": [1.0]}
     for prompts, outcomes, message in (
-        ({"prompt_id": [["x"]], "prompt": ["p"]}, one, "prompts.parquet, row 1: the prompt_id should be a text"),
+        ({"prompt_id": [["x"]], "prompt": ["p"]}, one, "prompts.parquet', row 1: the prompt_id should be a text"),
         ({"prompt_id": [1], "prompt": ["p"]}, {**one, "prompt_id": [[1]]}, "row 1: the prompt_id should be a text"),
         ({"prompt_id": [], "prompt": []}, one, "row 1: the prompt_id is not in"),
     ):
@@ -519,7 +727,7 @@ def test_prompt_ids_of_any_kind_are_read_or_refused(tmp_path: Path) -> None:
             read_outcomes(tmp_path)
     twice = pa.Table.from_arrays([pa.array(["p"]), pa.array(["q"])], names=["prompt", "prompt"])
     parquet.write_table(twice, tmp_path / "twice.parquet")
-    with pytest.raises(UniRouterError, match=r"twice.parquet could not be read as parquet: .*2 times"):
+    with pytest.raises(UniRouterError, match=r"twice.parquet' could not be read as parquet: .*2 times"):
         read_prompts(tmp_path / "twice.parquet")
     with pytest.raises(FileNotFoundError):
         read_prompts(tmp_path / "missing.parquet")

@@ -1,4 +1,4 @@
-"""Saving where others can write, where there is no room, and where others save: the old router or the new one is there."""
+"""Saving where others write, where there is no room, and where others save: the old router or the new one is there."""
 
 import contextlib
 import errno
@@ -63,7 +63,7 @@ def test_nobody_can_lay_a_link_where_a_temporary_file_will_be(
     assert all(re.fullmatch(r"\.router\.(json|safetensors\.new)\.[0-9a-f]{16}\.part", name) for name in parts)
     victim = tmp_path / "victim"
     victim.write_text("mine")
-    monkeypatch.setattr(_storage.os, "urandom", bytes)
+    monkeypatch.setattr(os, "urandom", bytes)
     (tmp_path / f".router.json.{bytes(8).hex()}.part").symlink_to(victim)
     with pytest.raises(FileExistsError):
         _storage.replace_file(tmp_path / "router.json", b"theirs")
@@ -189,6 +189,6 @@ def test_what_could_not_be_read_again_is_not_saved(
     for limit in ("_MAX_DOCUMENT", "_MAX_ARRAYS"):
         with monkeypatch.context() as patched:
             patched.setattr(_storage, limit, 100)
-            with pytest.raises(StorageError, match="cannot be saved: it has .* of which at most 100 would be read"):
+            with pytest.raises(StorageError, match=r"cannot be saved: it has .* of which at most 100 would be read"):
                 router.save(tmp_path / "new")
     assert not (tmp_path / "new").exists()

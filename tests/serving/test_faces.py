@@ -2,9 +2,7 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from types import SimpleNamespace
 from typing import Any, Protocol
 
 import pytest
@@ -12,13 +10,15 @@ from conftest import TOY_PROMPTS, toy_embed, toy_scores
 
 pytest.importorskip("langchain_core")
 
+from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatResult
 
 from unirouter_integrations import InvalidInputError, UniRouter, UnknownModelError
+from unirouter_integrations._concurrency import HangGuard
 from unirouter_integrations.grading import Answer, Example
 from unirouter_integrations.langchain import ChatUniRouter
-from unirouter_integrations.serving import ModelRegistry
+from unirouter_integrations.serving import Health, ModelRegistry
 from unirouter_integrations.testing import ChatFake
 
 NAMES = ("abacus", "poet", "oracle")
@@ -30,6 +30,18 @@ class LimitError(Exception):
     """A rate limit."""
 
     status_code = 429
+
+
+class BadRequestError(Exception):
+    """What the caller asks for is wrong, whichever model it is asked of."""
+
+    status_code = 400
+
+
+class AuthenticationError(Exception):
+    """A key that is no longer valid."""
+
+    status_code = 401
 
 
 class OpenAIRefusalError(Exception):
@@ -189,18 +201,38 @@ async def seen(face: Face, made: Any, way: str, question: str, **options: Any) -
 
 @every_way
 async def test_the_next_best_takes_over_from_a_model_that_fails(face: Face, way: str, router: UniRouter) -> None:
-    """The decision names both; without fallback, and of errors that no model survives, the error is the caller's."""
+    """Whatever is raised inside its call; the decision names both. Without fallback the error is the caller's."""
+    for error in (LimitError(), AuthenticationError(), ZeroDivisionError("a bug"), ValueError("a bug"), KeyError("x")):
+        models = models_of(face, poet=face.model("poet", error=error))
+        failed = [("poet", "failed", f"it failed with {type(error).__name__}")]
+        assert await seen(face, face.make(router, models), way, "a poem") == ("oracle", failed)
+    for fallback in (False, lambda error: False):
+        models = models_of(face, poet=face.model("poet", error=LimitError()))
+        with pytest.raises(LimitError):
+            await face.ask(face.make(router, models, fallback=fallback), way, "a poem")
+        assert face.n_calls(models["oracle"]) == 0
+
+
+@every_way
+async def test_errors_that_are_the_callers_own_are_raised(face: Face, way: str, router: UniRouter) -> None:
+    """Unchanged: no model could do better, so no other one is asked, unless a function of the error says so."""
+    for error in (BadRequestError(), InvalidInputError("wrong"), OutputParserException("wrong")):
+        models = models_of(face, poet=face.model("poet", error=error))
+        with pytest.raises(type(error)) as caught:
+            await face.ask(face.make(router, models), way, "a poem")
+        assert caught.value is error
+        assert face.n_calls(models["oracle"]) == 0
+        made = face.make(router, models, fallback=lambda error: True)
+        assert (await seen(face, made, way, "a poem"))[0] == "oracle"
+
+
+@every_way
+async def test_a_call_may_have_a_number_of_attempts(face: Face, way: str, router: UniRouter) -> None:
+    """The error of the last one is raised."""
     models = models_of(face, poet=face.model("poet", error=LimitError()))
-    made = face.make(router, models)
-    assert await seen(face, made, way, "a poem") == ("oracle", [("poet", "failed", "it failed with LimitError")])
     with pytest.raises(LimitError):
-        await face.ask(face.make(router, models, fallback=False), way, "a poem")
-    bug = ZeroDivisionError("a bug")
-    models = models_of(face, poet=face.model("poet", error=bug))
-    with pytest.raises(ZeroDivisionError) as caught:
-        await face.ask(face.make(router, models), way, "a poem")
-    assert caught.value is bug
-    assert face.n_calls(models["oracle"]) == 0
+        await face.ask(face.make(router, models, max_attempts=1), way, "a poem")
+    assert (await seen(face, face.make(router, models, max_attempts=2), way, "a poem"))[0] == "oracle"
 
 
 @every_way
@@ -212,23 +244,54 @@ async def test_where_all_fail_the_last_error_is_raised(face: Face, way: str, rou
     assert [face.n_calls(model) for model in models.values()] == [1, 1, 1]
 
 
+class Clock:
+    """Time that passes when a test says so."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @every_way
-async def test_a_failing_model_cools_down_and_is_probed(
-    face: Face, way: str, router: UniRouter, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After three failures in a row it is not asked; when the time is over, one call is, and then it is back."""
-    poet = face.model("poet", error=LimitError())
-    made = face.make(router, models_of(face, poet=poet), cooldown=60)
-    for _ in range(3):
-        await face.ask(made, way, "a poem")
+async def test_a_failing_model_cools_down_and_is_probed(face: Face, way: str, router: UniRouter) -> None:
+    """After five failures it is asked last; when the time is over, one call probes it, and then it is back."""
+    clock, poet, oracle = Clock(), face.model("poet", error=LimitError()), face.model("oracle")
+    registry = ModelRegistry(models_of(face, poet=poet, oracle=oracle))
+    registry.health = Health(clock)
+    made = face.make(router, registry, cooldown=60)
+    for _ in range(5):
+        assert await seen(face, made, way, "a poem") == ("oracle", [("poet", "failed", "it failed with LimitError")])
     poet.error = None
     model, ((excluded, kind, reason),) = await seen(face, made, way, "a poem")
     assert (model, excluded, kind) == ("oracle", "poet", "cooling_down")
     assert reason.startswith("it failed recently and is cooling down for ")
-    assert face.n_calls(poet) == 3
-    later = time.monotonic() + 61
-    monkeypatch.setattr("unirouter_integrations.serving._health.time", SimpleNamespace(monotonic=lambda: later))
+    assert face.n_calls(poet) == 5
+    oracle.error = LimitError()
+    among = ["poet", "oracle"]
+    failed = [("oracle", "failed", "it failed with LimitError")]
+    assert await seen(face, made, way, "a poem", among=among) == ("poet", failed)  # the last resort
+    clock.now += 73
     assert await seen(face, made, way, "a poem") == ("poet", [])
+
+
+@every_way
+async def test_a_model_that_is_gone_rests_with_one_warning(
+    face: Face, way: str, router: UniRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For a minute: another model answers meanwhile."""
+    clock, poet = Clock(), face.model("poet", error=AuthenticationError())
+    registry = ModelRegistry(models_of(face, poet=poet))
+    registry.health = Health(clock)
+    made = face.make(router, registry)
+    for _ in range(3):
+        assert (await seen(face, made, way, "a poem"))[0] == "oracle"
+    assert face.n_calls(poet) == 1
+    warned = "poet is not available (AuthenticationError); it is tried last for a while."
+    assert [record.message for record in caplog.records if record.name == "unirouter_integrations"] == [warned]
+    poet.error = None
+    clock.now += 60
+    assert (await seen(face, made, way, "a poem"))[0] == "poet"
 
 
 @every_whole_answer
@@ -239,9 +302,9 @@ async def test_the_next_best_takes_over_after_a_refusal(face: Face, way: str, ro
     assert await seen(face, made, way, "a poem") == ("oracle", [("poet", "refused", "it refused")])
     assert await seen(face, face.make(router, models), way, "a poem") == ("poet", [])
     models = models_of(face, poet=face.model("poet", error=OpenAIRefusalError()))
-    failed = [("poet", "failed", "it failed with OpenAIRefusalError")]
+    refused = [("poet", "refused", "it failed with OpenAIRefusalError")]
     made = face.make(router, models, fallback="refusals")
-    assert await seen(face, made, way, "a poem") == ("oracle", failed)
+    assert await seen(face, made, way, "a poem") == ("oracle", refused)
     with pytest.raises(OpenAIRefusalError):
         await face.ask(face.make(router, models), way, "a poem")
     models = {name: face.model(name, refuses=True) for name in NAMES}
@@ -276,7 +339,8 @@ class Service:
 
 
 @pytest.fixture
-def service() -> Iterator[Service]:
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
+    monkeypatch.setattr("unirouter_integrations.embedding._adapters._guard", HangGuard())  # all embedders share one
     service = Service()
     yield service
     service.end.set()
@@ -405,7 +469,7 @@ async def test_a_forced_model_is_not_replaced(face: Face, way: str, router: UniR
 @every_face
 async def test_health_is_shared_by_all_that_use_a_registry(face: Face, router: UniRouter) -> None:
     """Also by faces that are made for one call each; a dict of models has no health, so each face has its own."""
-    for kind, n_calls in ((ModelRegistry, 3), (dict, 10)):
+    for kind, n_calls in ((ModelRegistry, 5), (dict, 10)):
         poet = face.model("poet", error=LimitError())
         models: Any = kind(models_of(face, poet=poet))
         for _ in range(10):
@@ -450,7 +514,11 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "no fallback": ({"fallback": "refusal"}, "(?s)fallback.* 'refusals'"),
     "no cooldown": ({"cooldown": -1}, "cooldown, a number of seconds, should be a number of at least 0, but is -1"),
     "no default": ({"default": "bard"}, "default should be one of the models, .*, but is 'bard'"),
-    "no timeout": ({"embedding_timeout": 0}, "embedding_timeout, a number of seconds, should be a number above 0"),
+    **{
+        f"no {name}": ({name: 0}, f"{name}, a number of seconds, should be a number above 0, but is 0")
+        for name in ("embedding_timeout", "timeout", "deadline")
+    },
+    "no attempts": ({"max_attempts": 0}, "max_attempts should be a whole number of at least 1, but is 0"),
     "no check": ({"escalate": "contains"}, "'contains' needs a reference, which a call does not have; escalate by"),
     "no weight": ({"cost_weight": -1}, "cost_weight should be a number of at least 0, but is -1"),
 }

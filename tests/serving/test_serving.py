@@ -1,11 +1,15 @@
-"""The rules of a call, without a framework: what is asked of whom, in which order, and what comes of it."""
+"""The rules of a call, without a framework: what is asked of which model, in which order, and what comes of it."""
 
 import asyncio
+import logging
+import threading
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cache
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from unittest import mock
 
 import pytest
@@ -13,17 +17,32 @@ from conftest import toy_router
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unirouter_integrations import PromptClusters, UniRouter
+from unirouter_integrations import InvalidInputError, PromptClusters, StreamCutError, UniRouter
+from unirouter_integrations._concurrency import run_with_timeout
 from unirouter_integrations.embedding import Vectors
 from unirouter_integrations.grading import Answer, Example
 from unirouter_integrations.serving import Health
 from unirouter_integrations.serving._serving import Fallback, Serving, as_check
 from unirouter_integrations.serving._steps import CallRequest, Framework, RoutedCall
+from unirouter_integrations.serving._streams import StreamPart
 
 NAMES = ("abacus", "oracle", "poet", "scribe")
-Outcome = Literal["good", "poor", "refusal", "timeout", "retry later", "too long", "bug", "refusal by error"]
-OUTCOMES: tuple[Outcome, ...] = Outcome.__args__  # type: ignore[attr-defined]
-KINDS = {"poor": "rejected", "refusal": "refused"}  # the others fail
+Outcome = Literal[
+    "good",
+    "poor",
+    "refusal",
+    "unsaid",
+    "broken",
+    "cut",
+    "timeout",
+    "retry later",
+    "too long",
+    "bug",
+    "gone",
+    "request",
+    "refusal by error",
+]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
 class RetryLaterError(Exception):
@@ -40,22 +59,41 @@ class ContextOverflowError(Exception):
         return "the context window is exceeded"
 
 
+class AuthenticationError(Exception):
+    """A key that is no longer valid."""
+
+    status_code = 401
+
+
+class BadRequestError(Exception):
+    """What the caller asks for is wrong, whichever model it is asked of."""
+
+    status_code = 400
+
+
 class OpenAIRefusalError(Exception):
     """A refusal, as langchain-openai raises it."""
 
 
 ERRORS: dict[str, type[Exception]] = {
+    "unsaid": ConnectionError,
+    "broken": ConnectionError,
+    "cut": ConnectionError,
     "timeout": TimeoutError,
     "retry later": RetryLaterError,
     "too long": ContextOverflowError,
     "bug": ZeroDivisionError,
+    "gone": AuthenticationError,
+    "request": BadRequestError,
     "refusal by error": OpenAIRefusalError,
 }
+ROLE, END = "", "."  # a part of a stream that says nothing yet, and the one that reports its end
 FRAMEWORK = Framework(
     as_model=lambda name, model: model,
     capabilities_of=lambda model: {},
     is_refusal=lambda answer: answer == "refusal",
     text_answer=lambda answer: answer if isinstance(answer, str) else None,
+    describe=lambda part: StreamPart(part, part not in {ROLE, END}, reports_finish=True, is_finish=part == END),
 )
 
 
@@ -68,16 +106,21 @@ def fitted() -> UniRouter:
     return router
 
 
+def only_timeouts(error: Exception) -> bool:
+    return isinstance(error, TimeoutError)
+
+
 @dataclass(frozen=True)
 class Plan:
     """Some calls, and what comes of them: of each model the outcomes of its calls, in order and over again."""
 
-    outcomes: dict[str, list[Outcome]]
-    requests: list[CallRequest]
-    pauses: list[int]
-    fallback: Fallback
-    cooldown: float
-    checks: bool
+    outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
+    requests: list[CallRequest] = field(default_factory=list)
+    pauses: list[int] = field(default_factory=list)
+    fallback: Fallback = True
+    cooldown: float = 30.0
+    checks: bool = False
+    max_attempts: int | None = None
 
 
 REQUESTS = st.builds(
@@ -94,24 +137,25 @@ PLANS = st.builds(
         {name: st.lists(st.sampled_from(OUTCOMES + ("poor",) * 4), min_size=1, max_size=4) for name in NAMES}
     ),
     requests=st.lists(REQUESTS, min_size=1, max_size=6),
-    pauses=st.lists(st.sampled_from([0, 5, 40]), min_size=6, max_size=6),
-    fallback=st.sampled_from([True, False, "refusals"]),
+    pauses=st.lists(st.sampled_from([0, 0, 5, 40]), min_size=6, max_size=6),
+    fallback=st.sampled_from([True, True, False, "refusals", "refusals", only_timeouts]),
     cooldown=st.sampled_from([0.0, 30.0]),
     checks=st.sampled_from([True, True, False]),
+    max_attempts=st.sampled_from([None, None, None, 1, 2]),
 )
 
 
 @dataclass
 class Player:
-    """Plays a plan through the rules, and records each step and each result."""
+    """Plays a plan through the rules on a clock of its own, and records each step and each result."""
 
-    plan: Plan
+    plan: Plan = field(default_factory=Plan)
     steps: list[Any] = field(default_factory=list)
-    clock: Any = field(default_factory=lambda: SimpleNamespace(now=100.0))
+    now: float = 100.0
 
     def __post_init__(self) -> None:
         self.n_calls = dict.fromkeys(NAMES, 0)
-        self.health = Health()
+        self.health = Health(lambda: self.now)
         self.router = UniRouter.__new__(UniRouter)
         self.router.__setstate__(fitted().__getstate__())
         self.serving = Serving(
@@ -122,19 +166,24 @@ class Player:
             fallback=self.plan.fallback,
             cooldown=self.plan.cooldown,
             check=as_check(self.check) if self.plan.checks else None,
+            max_attempts=self.plan.max_attempts,
         )
 
     def check(self, answer: Answer, example: Example) -> bool:
         self.steps.append(("check", answer.text, example.prompt))
         return answer.text != "poor"
 
-    def outcome(self, routed: RoutedCall) -> Outcome:
-        """The next outcome of the model that is asked; its error is raised."""
+    def next_outcome(self, routed: RoutedCall) -> Outcome:
         name = routed.decision.model
         planned = self.plan.outcomes[name]
         outcome = planned[self.n_calls[name] % len(planned)]
         self.n_calls[name] += 1
         self.steps.append(("ask", name, outcome))
+        return outcome
+
+    def outcome(self, routed: RoutedCall) -> Outcome:
+        """The next outcome of the model that is asked; its error is raised."""
+        outcome = self.next_outcome(routed)
         if outcome in ERRORS:
             raise ERRORS[outcome]
         return outcome
@@ -144,14 +193,22 @@ class Player:
         return self.outcome(routed)
 
     def parts(self, routed: RoutedCall) -> Iterator[str]:
-        """A stream of three parts that fails before the first one, or, where its outcome is poor, after it."""
-        outcome = self.outcome(routed)
-        if outcome == "refusal":  # a stream without any part
+        """A stream. Where its outcome is unsaid, it ends too soon; poor or cut, in the middle, with an error or not."""
+        outcome = self.next_outcome(routed)
+        yield ROLE
+        if outcome == "unsaid":
             return
+        if outcome == "refusal":
+            yield END
+            return
+        if outcome in ERRORS and outcome != "cut":
+            raise ERRORS[outcome]
         yield f"{routed.decision.model}: "
         if outcome == "poor":
             raise TimeoutError
         yield from ("one ", "two")
+        if outcome != "cut":
+            yield END
 
     async def aparts(self, routed: RoutedCall) -> AsyncGenerator[str, None]:
         for part in self.parts(routed):
@@ -167,7 +224,7 @@ class Player:
         try:
             self.end(*self.serving.call(routed, self.outcome))
         except Exception as error:  # noqa: BLE001
-            self.steps.append(("raised", type(error)))
+            self.raised(error)
 
     async def acalled(self, request: CallRequest) -> None:
         (routed,) = await self.serving.adecide([request])
@@ -175,7 +232,7 @@ class Player:
         try:
             self.end(*await self.serving.acall(routed, self.aoutcome))
         except Exception as error:  # noqa: BLE001
-            self.steps.append(("raised", type(error)))
+            self.raised(error)
 
     def streamed(self, request: CallRequest) -> None:
         (routed,) = self.serving.decide([request])
@@ -184,7 +241,7 @@ class Player:
             for part in self.serving.stream(routed, self.parts):
                 self.steps.append(("part", part))
         except Exception as error:  # noqa: BLE001
-            self.steps.append(("raised", type(error)))
+            self.raised(error)
 
     async def astreamed(self, request: CallRequest) -> None:
         (routed,) = await self.serving.adecide([request])
@@ -193,13 +250,16 @@ class Player:
             async for part in await self.serving.astream(routed, self.opened):
                 self.steps.append(("part", part))
         except Exception as error:  # noqa: BLE001
-            self.steps.append(("raised", type(error)))
+            self.raised(error)
 
     def begin(self, routed: RoutedCall) -> None:
-        self.steps.append(("decided", routed.decision.as_dict()))
+        self.steps.append(("decided", without_id(routed), routed.reserve))
 
     def end(self, routed: RoutedCall, answer: str) -> None:
-        self.steps.append(("answered", routed.decision.as_dict(), answer))
+        self.steps.append(("answered", without_id(routed), answer))
+
+    def raised(self, error: Exception) -> None:
+        self.steps.append(("raised", type(error), getattr(error, "partial_text", None)))
 
     def play(self, kind: Literal["called", "streamed"]) -> list[Any]:
         """Play the plan, synchronously."""
@@ -217,27 +277,34 @@ class Player:
 
     def pause(self, seconds: int) -> None:
         self.steps.append(("cooling down", self.health.cooling_down(NAMES), self.router.stats()))
-        self.clock.now += seconds
+        self.now += seconds
+
+    def unwell(self, model: str, seconds: float) -> None:
+        """Have a model cool down."""
+        self.health.failed(self.health.start(model), cooldown=30.0, retry_after=seconds)
+
+
+def without_id(routed: RoutedCall) -> dict[str, Any]:
+    return {key: value for key, value in routed.decision.as_dict().items() if key != "id"}
 
 
 def played(plan: Plan, kind: str) -> list[Any]:
-    """The steps of a plan, with a clock that only its pauses move."""
+    """The steps of a plan, with cooldowns of the same lengths each time."""
     player = Player(plan)
-    clock = SimpleNamespace(monotonic=lambda: player.clock.now)
-    with mock.patch("unirouter_integrations.serving._health.time", clock):
+    with mock.patch("unirouter_integrations.serving._health.random", SimpleNamespace(uniform=lambda low, high: 1.0)):
         if kind.startswith("a"):
             return asyncio.run(player.aplay(kind))  # type: ignore[arg-type]
         return player.play(kind)  # type: ignore[arg-type]
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(PLANS)
 def test_calls_take_the_same_steps_now_and_awaited(plan: Plan) -> None:
     """Decisions, models asked, answers checked, errors, cooldowns, statistics: whatever comes of the calls."""
     assert played(plan, "called") == played(plan, "acalled")
 
 
-@settings(max_examples=50)
+@settings(max_examples=25)
 @given(PLANS)
 def test_streams_take_the_same_steps_now_and_awaited(plan: Plan) -> None:
     """And every part of the stream that was begun arrives, once and in order."""
@@ -247,56 +314,359 @@ def test_streams_take_the_same_steps_now_and_awaited(plan: Plan) -> None:
     assert parts.count("one ") == parts.count("two")
 
 
-def in_order(request: CallRequest, first: dict[str, Any], asked: list[tuple[str, Outcome]]) -> list[str]:
-    """Who is asked, by the ranking: of models that are expected to err less where an answer does not pass."""
-    without = {each["model"] for each in first.get("excluded", ())}
-    candidates = [name for name in request.among or NAMES if name not in without]
+# ---------------------------------------------------------------- the rules, written a second time
+
+
+@dataclass
+class Expected:
+    """What should come of one call, by the rules as the documentation has them.
+
+    Attributes:
+        order: The models that are asked.
+        answered: The model whose answer stands, and its outcome; None if an error is raised.
+        excluded: The model and the kind of each exclusion that the answer names.
+        raised: The model whose error is raised, and its outcome.
+    """
+
+    order: list[str] = field(default_factory=list)
+    answered: tuple[str, Outcome] | None = None
+    excluded: list[tuple[str, str]] = field(default_factory=list)
+    raised: tuple[str, Outcome] | None = None
+
+
+def expected(
+    plan: Plan,
+    request: CallRequest,
+    first: dict[str, Any],
+    reserve: Sequence[str],
+    asked: Sequence[tuple[str, Outcome]],
+    *,
+    is_stream: bool = False,
+) -> Expected:
+    """Follow the rules, with the outcomes of the models as they were asked."""
+    excluded = [(each["model"], each["kind"]) for each in first.get("excluded", ())]
+    candidates = [name for name in request.among or NAMES if name not in dict(excluded)]
     ranking = list(fitted().route(request.question, cost_weight=request.cost_weight, among=candidates).ranking)
     errors = {each.model: each.expected_error for each in ranking}
-    order = [first["model"]]
-    for name, outcome in asked:
-        limit = errors[name] if outcome == "poor" else 2
-        ranking = [each for each in ranking if each.model != name and each.expected_error < limit]
-        order += [each.model for each in ranking[:1]]
-    return order[: len(asked)]
+    left, reserve = [each.model for each in ranking], list(reserve)
+    name, found = first["model"], Expected()
+    outcomes = {each: iter([outcome for model, outcome in asked if model == each]) for each in NAMES}
+    while True:
+        outcome = next(outcomes[name], None)
+        if outcome is None:  # it should have been asked, and was not
+            return found
+        found.order.append(name)
+        left = [each for each in left if each != name]
+        has_begun = is_stream and outcome in {"poor", "cut"}
+        kind = None if has_begun else kind_of(plan, outcome)
+        if kind == "rejected":
+            better = [each for each in left if errors[each] < errors.get(name, 0.0)]
+            if not (plan.checks and better):
+                kind = None
+            else:
+                left, reserve = better, []
+        if outcome in ERRORS and not has_begun:
+            found.raised = None if found.answered else (name, outcome)
+        else:
+            found.answered, found.excluded = (name, outcome), excluded
+        if kind is None or len(found.order) == plan.max_attempts or not (left or reserve):
+            return found
+        excluded = [*excluded, (name, kind)]
+        name = left[0] if left else reserve.pop(0)
+        excluded = [each for each in excluded if each[0] != name]
 
 
-@settings(max_examples=100)
+def kind_of(plan: Plan, outcome: Outcome) -> str | None:
+    """The kind of exclusion after which another model is asked; None if the outcome stands."""
+    if outcome == "refusal":
+        return "refused" if plan.fallback == "refusals" else None
+    if outcome == "poor":
+        return "rejected"
+    if outcome == "good" or not plan.fallback:
+        return None
+    if callable(plan.fallback) and outcome != "timeout":
+        return None
+    if outcome == "refusal by error":
+        return "refused" if plan.fallback == "refusals" else None
+    return None if outcome == "request" else "failed"
+
+
+@settings(max_examples=60)
 @given(PLANS)
 def test_a_call_goes_on_to_the_next_best_until_an_answer_stands(plan: Plan) -> None:
-    """Each model is asked once at most, in the order of the ranking, and the decision names each that was replaced."""
+    """Each model is asked once at most, in the order of the ranking, and those that cool down last.
+
+    After an answer that does not pass, only models that are expected to err less are asked. The decision names each
+    model that was replaced. An error is raised only if no answer was given before.
+    """
     asked: list[tuple[str, Outcome]] = []
-    first: dict[str, Any] = {}
     requests = iter(plan.requests)
     for step in played(plan, "called"):
         match step:
-            case ("decided", decision):
-                asked, first, request = [], decision, next(requests)
+            case ("decided", first, reserve):
+                asked, request = [], next(requests)
             case ("ask", name, outcome):
                 asked.append((name, outcome))
             case ("answered", decision, answer):
-                names = [name for name, _ in asked]
-                assert names == in_order(request, first, asked)
-                assert len(names) == len(set(names))
-                assert (decision["model"], answer) in asked
-                replaced = asked[: asked.index((decision["model"], answer))]
-                excluded = [(each["model"], each["kind"]) for each in decision.get("excluded", ())]
-                before = [(each["model"], each["kind"]) for each in first.get("excluded", ())]
-                assert excluded == before + [(name, KINDS.get(outcome, "failed")) for name, outcome in replaced]
-                if not plan.fallback:
-                    assert all(outcome == "poor" for _, outcome in replaced)
-                if answer == "poor" and plan.checks and names[-1] != decision["model"]:
-                    assert asked[-1][1] in ERRORS  # it stands because no better one came
-            case ("raised", error):
-                assert error is ERRORS[asked[-1][1]]
-                assert all(outcome in ERRORS for _, outcome in asked)
+                found = expected(plan, request, first, reserve, asked)
+                assert found.order == [name for name, _ in asked]
+                assert found.answered == (decision["model"], answer)
+                assert found.excluded == [(each["model"], each["kind"]) for each in decision.get("excluded", ())]
+            case ("raised", error, _):
+                found = expected(plan, request, first, reserve, asked)
+                assert found.order == [name for name, _ in asked]
+                assert found.answered is None
+                assert found.raised is not None
+                assert error is ERRORS[found.raised[1]]
+
+
+@settings(max_examples=60)
+@given(PLANS)
+def test_a_stream_goes_on_to_the_next_best_until_it_says_something(plan: Plan) -> None:
+    """What comes before counts for nothing; after that, no other model takes over, and what had arrived is kept."""
+    asked: list[tuple[str, Outcome]] = []
+    parts: list[str] = []
+    requests = iter(plan.requests)
+    for step in played(plan, "streamed"):
+        match step:
+            case ("decided", first, reserve):
+                asked, parts, raised, request = [], [], None, next(requests)
+            case ("ask", name, outcome):
+                asked.append((name, outcome))
+            case ("part", part):
+                parts.append(part)
+            case ("raised", error, partial_text):
+                raised = (error, partial_text)
+            case ("cooling down", *_):
+                found = expected(plan, request, first, reserve, asked, is_stream=True)
+                assert found.order == [name for name, _ in asked]
+                if found.answered:
+                    name, outcome = found.answered
+                    said = [ROLE, f"{name}: ", "one ", "two", END]
+                    assert (parts, raised) == {
+                        "good": (said, None),
+                        "refusal": ([ROLE, END], None),
+                        "poor": (said[:2], (TimeoutError, f"{name}: ")),
+                        "cut": (said[:4], (StreamCutError, f"{name}: one two")),
+                    }[outcome]
+                else:
+                    assert found.raised is not None
+                    error = StreamCutError if found.raised[1] == "unsaid" else ERRORS[found.raised[1]]
+                    assert parts == []
+                    assert raised is not None
+                    assert raised[0] is error
+
+
+# ---------------------------------------------------------------- who is asked, and when it ends
+
+
+def answer(routed: RoutedCall) -> str:
+    return routed.decision.model
+
+
+def asked_in(player: Player, request: CallRequest, failing: Sequence[str] = NAMES) -> list[str]:
+    """The models that are asked for a call, in order."""
+    asked: list[str] = []
+
+    def ask(routed: RoutedCall) -> str:
+        asked.append(routed.decision.model)
+        if routed.decision.model in failing:
+            raise TimeoutError
+        return routed.decision.model
+
+    (routed,) = player.serving.decide([request])
+    try:
+        _, answered = player.serving.call(routed, ask)
+    except TimeoutError:
+        assert asked[-1] in failing
+    else:
+        assert asked[-1] == answered
+    return asked
+
+
+def test_a_model_that_cools_down_is_asked_last_and_never_left_out() -> None:
+    """The first to be healthy again comes first; if more than half cool down, health is ignored."""
+    player, request = Player(), CallRequest("a poem", cost_weight=0)
+    usual = asked_in(player, request)
+    assert sorted(usual) == sorted(NAMES)
+    first, second, third, fourth = usual
+    player = Player()
+    player.unwell(first, 60)
+    player.unwell(second, 20)
+    (routed,) = player.serving.decide([request])
+    assert (routed.decision.model, routed.reserve) == (third, (second, first))
+    assert [(each.model, each.kind) for each in routed.decision.excluded] == [
+        (second, "cooling_down"),
+        (first, "cooling_down"),
+    ]
+    assert asked_in(player, request, failing=[third, fourth, second]) == [third, fourth, second, first]
+    answered, _ = player.serving.call(routed, answer)
+    assert answered.decision == routed.decision
+    player = Player()
+    for model in (first, second, third):
+        player.unwell(model, 60)
+    assert asked_in(player, request) == usual
+
+
+def test_the_decision_of_one_that_is_asked_last_does_not_exclude_it() -> None:
+    """It names the others, each with its reason."""
+    player = Player()
+    player.unwell("poet", 60)
+    (routed,) = player.serving.decide([CallRequest("a poem", among=["poet", "oracle"])])
+
+    def ask(routed: RoutedCall) -> str:
+        if routed.decision.model == "oracle":
+            raise TimeoutError
+        return "poem"
+
+    answered, _ = player.serving.call(routed, ask)
+    assert (answered.decision.model, answered.reserve) == ("poet", ())
+    assert [(each.model, each.kind) for each in answered.decision.excluded] == [("oracle", "failed")]
+
+
+def test_a_model_that_is_named_twice_is_one_candidate() -> None:
+    """Also while it cools down."""
+    player = Player()
+    player.unwell("poet", 60)
+    assert asked_in(player, CallRequest("a poem", among=["poet", "poet"]), failing=[]) == ["poet"]
+    assert asked_in(player, CallRequest("a poem", among=["poet", "oracle", "poet"]), failing=[]) == ["oracle"]
+
+
+def test_a_batch_asks_for_the_health_when_each_call_starts() -> None:
+    """Not when it was decided: a hundred calls do not all wait for a model that has begun to fail."""
+    player = Player()
+    calls = player.serving.decide([CallRequest("a poem", among=["poet", "oracle", "abacus"])] * 100)
+    assert {routed.decision.model for routed in calls} == {"poet"}
+    n_asked: Counter[str] = Counter()
+
+    def ask(routed: RoutedCall) -> str:
+        n_asked[routed.decision.model] += 1
+        if routed.decision.model == "poet":
+            raise TimeoutError
+        return routed.decision.model
+
+    answered = [player.serving.call(routed, ask)[0].decision for routed in calls]
+    assert n_asked == {"poet": 5, "abacus": 100}
+    assert {each.model for each in answered} == {"abacus"}
+    assert [each.excluded[0].kind for each in answered] == ["failed"] * 5 + ["cooling_down"] * 95
+    player.now += 60
+    assert player.serving.call(calls[0], answer)[1] == "poet"
+
+
+@pytest.mark.parametrize("max_attempts", [1, 2, 3])
+def test_a_call_may_have_a_number_of_attempts(max_attempts: int) -> None:
+    """The error of the last one is raised."""
+    player = Player(Plan(max_attempts=max_attempts))
+    assert len(asked_in(player, CallRequest("a poem"))) == max_attempts
+
+
+def test_an_outage_of_all_models_does_not_multiply_their_calls() -> None:
+    """After a hundred retries a call asks one model, and soon one a second may ask another."""
+    player, request = Player(), CallRequest("a poem")
+    n_asked = [len(asked_in(player, request)) for _ in range(50)]
+    assert n_asked[:33] == [4] * 33
+    assert n_asked[34:] == [1] * 16
+    player.now += 2
+    assert [len(asked_in(player, request)) for _ in range(2)] == [3, 1]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_deadline_is_for_all_attempts_together(monkeypatch: pytest.MonkeyPatch, *, is_stream: bool) -> None:
+    """Each may take what is left of it; when it is over, no other model is asked."""
+    clock = SimpleNamespace(now=50.0)
+    monkeypatch.setattr("unirouter_integrations.serving._serving.time", SimpleNamespace(monotonic=lambda: clock.now))
+    player, limits = Player(), list[float | None]()
+    serving = replace(player.serving, deadline=10.0, timeout=7.0, first_token_timeout=7.0)
+    (routed,) = serving.decide([CallRequest("a poem")])
+    rule = serving._call(routed, is_stream=is_stream)
+    step: Any = next(rule)
+    while step:
+        limits.append(step.timeout)
+        clock.now += 4
+        step = in_vain(rule)
+    assert limits == [7, 6, 2]
+
+
+def in_vain(rule: Any) -> Any:
+    """The next step of a rule after an error; None if the rule raises it."""
+    with suppress(TimeoutError):
+        return rule.throw(TimeoutError("in vain"))
+    return None
+
+
+# ---------------------------------------------------------------- what an error is, and what it costs a model
+
+
+@pytest.mark.parametrize(
+    ("outcome", "goes_on", "seconds"),
+    [
+        ("timeout", True, None),
+        ("bug", True, None),  # whatever is raised inside a model's call
+        ("too long", True, None),
+        ("retry later", True, 20.0),
+        ("gone", True, 60.0),
+        ("request", False, None),
+        ("refusal by error", False, None),
+    ],
+)
+def test_errors_are_survived_unless_they_are_the_callers_own(
+    outcome: Outcome, seconds: float | None, caplog: pytest.LogCaptureFixture, *, goes_on: bool
+) -> None:
+    """A model that is gone rests for a minute, with one warning; one that fails again and again cools down."""
+    counts = outcome in {"timeout", "bug"}
+    player = Player(Plan({"poet": [outcome], "oracle": ["good"]}))
+    request = CallRequest("a poem", among=["poet", "oracle"])
+    with caplog.at_level(logging.WARNING):
+        player.called(request)
+    last = player.steps[-1]
+    assert last[0] == ("answered" if goes_on else "raised")
+    if goes_on:
+        reason = f"it failed with {ERRORS[outcome].__name__}"
+        assert last[1]["excluded"] == [{"model": "poet", "kind": "failed", "reason": reason}]
+    cooling = player.health.cooling_down(["poet", "oracle"])
+    assert cooling == ({} if seconds is None else {"poet": seconds})
+    warned = ["poet is not available (AuthenticationError); it is tried last for a while."]
+    assert [record.message for record in caplog.records] == (warned if outcome == "gone" else [])
+    for _ in range(4):
+        player.called(request)
+    assert ("poet" in player.health.cooling_down(["poet", "oracle"])) == (counts or seconds is not None)
+    assert len(caplog.records) == (outcome == "gone")
+
+
+def test_fallback_may_be_a_function_of_the_error() -> None:
+    """It decides alone, also on what would be raised otherwise; health does not depend on it."""
+
+    def survives(error: Exception) -> bool:
+        return isinstance(error, BadRequestError | OpenAIRefusalError)
+
+    outcomes: dict[Outcome, bool] = {"request": True, "gone": False, "refusal by error": True, "unsaid": False}
+    for outcome, is_answered in outcomes.items():
+        for kind in ("called", "streamed"):
+            player = Player(Plan({"poet": [outcome], "oracle": ["good"]}, fallback=survives))
+            getattr(player, kind)(CallRequest("a poem", among=["poet", "oracle"]))
+            assert (player.steps[-1][0] != "raised") == is_answered
+    player = Player(Plan({"poet": ["gone"]}, fallback=False))
+    player.called(CallRequest("a poem", cost_weight=0))
+    assert player.steps[-1][:2] == ("raised", AuthenticationError)
+    assert player.health.cooling_down(NAMES) == {"poet": 60.0}
+
+
+def test_a_doubted_answer_stands_if_no_better_model_answers() -> None:
+    """One that cools down need not be better, so it is not asked."""
+    player = Player(Plan({"abacus": ["poor"], "oracle": ["timeout"], "poet": ["good"]}, checks=True))
+    player.unwell("poet", 60)
+    player.called(CallRequest("a date", among=["abacus", "oracle", "poet"], cost_weight=5))
+    asked = [step[1:] for step in player.steps if step[0] == "ask"]
+    assert asked == [("abacus", "poor"), ("oracle", "timeout")]
+    kind, decision, text = player.steps[-1]
+    assert (kind, decision["model"], text) == ("answered", "abacus", "poor")
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
 def test_one_call_at_a_time_probes_a_model_that_has_cooled_down(*, succeeds: bool) -> None:
     """Calls that begin meanwhile go elsewhere; its end decides whether those after it may go there again."""
-    player = Player(Plan({}, [], [], fallback=True, cooldown=30.0, checks=False))
-    player.health.failed("poet", 30, retry_after=0)
+    player = Player()
+    player.unwell("poet", 0)
     meanwhile: list[str] = []
 
     def chosen() -> RoutedCall:
@@ -314,9 +684,194 @@ def test_one_call_at_a_time_probes_a_model_that_has_cooled_down(*, succeeds: boo
     assert answered.decision.model == chosen().decision.model == ("poet" if succeeds else "oracle")
 
 
+POEM = CallRequest("a poem", among=["poet", "oracle"])
+
+
+def is_handed_back(player: Player) -> bool:
+    """Whether a model that is probed may be probed again."""
+    return player.health.cooling_down(["poet", "oracle"]) == {}
+
+
+async def test_a_probe_that_is_given_up_is_handed_back() -> None:
+    """Cancelled, interrupted, raised for the caller's own error, or a stream that is closed, read or unread."""
+    player = Player(Plan({"poet": ["good"]}))
+    player.unwell("poet", 0)
+    serving = player.serving
+
+    def interrupted(_: RoutedCall) -> str:
+        assert not is_handed_back(player)
+        raise KeyboardInterrupt
+
+    def wrong(_: RoutedCall) -> str:
+        raise BadRequestError
+
+    for ask, error in ((interrupted, KeyboardInterrupt), (wrong, BadRequestError)):
+        with pytest.raises(error):
+            replace(serving, timeout=None).call(serving.decide([POEM])[0], ask)
+        assert is_handed_back(player)
+    begun = asyncio.Event()
+
+    async def hangs(_: RoutedCall) -> str:
+        begun.set()
+        await asyncio.Event().wait()
+        return ""
+
+    task = asyncio.create_task(serving.acall(serving.decide([POEM])[0], hangs))
+    await begun.wait()
+    assert not is_handed_back(player)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert is_handed_back(player)
+    for n_read in (0, 1, 2):
+        stream = serving.stream(serving.decide([POEM])[0], player.parts)
+        for _ in range(n_read):
+            next(stream)
+        assert not is_handed_back(player)
+        stream.close()
+        assert is_handed_back(player)
+        astream = await serving.astream(serving.decide([POEM])[0], player.opened)
+        for _ in range(n_read):
+            await anext(astream)
+        assert not is_handed_back(player)
+        await astream.aclose()
+        assert is_handed_back(player)
+    stream = serving.stream(serving.decide([POEM])[0], player.parts)
+    del stream  # the caller lost interest
+    assert is_handed_back(player)
+
+
+# ---------------------------------------------------------------- streams, and what hangs
+
+
+@pytest.mark.parametrize(("outcome", "is_unwell"), [("good", False), ("poor", True), ("cut", True), ("unsaid", True)])
+@pytest.mark.parametrize("kind", ["streamed", "astreamed"])
+async def test_a_stream_that_breaks_is_a_failure_of_its_model(outcome: Outcome, kind: str, *, is_unwell: bool) -> None:
+    """And a success only at its end."""
+    player = Player(Plan({"poet": [outcome], "oracle": ["good"]}))
+    for _ in range(5):
+        assert is_handed_back(player)
+        done = getattr(player, kind)(POEM)
+        if kind == "astreamed":
+            await done
+    assert is_handed_back(player) != is_unwell
+    player = Player(Plan({"poet": ["good"]}))
+    player.unwell("poet", 0)
+    stream = player.serving.stream(player.serving.decide([POEM])[0], player.parts)
+    assert [next(stream) for _ in range(4)][-1] == "two"
+    assert not is_handed_back(player)  # it is not over
+    assert list(stream) == [END]
+    assert is_handed_back(player)
+
+
+@pytest.fixture
+def released() -> Iterator[threading.Event]:
+    """What a hanging model waits for; it is set at the end of the test."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@dataclass
+class Hanging:
+    """Models of which one hangs, after some words if it streams."""
+
+    released: threading.Event
+    words: Sequence[str] = ()
+
+    def ask(self, routed: RoutedCall) -> str:
+        if routed.decision.model == "poet":
+            self.released.wait()
+        return routed.decision.model
+
+    async def aask(self, routed: RoutedCall) -> str:
+        if routed.decision.model == "poet":
+            await asyncio.Event().wait()
+        return routed.decision.model
+
+    def parts(self, routed: RoutedCall) -> Iterator[str]:
+        yield from self.words
+        yield self.ask(routed)
+        yield END
+
+    async def aparts(self, routed: RoutedCall) -> AsyncGenerator[str, None]:
+        for word in self.words:
+            yield word
+        yield await self.aask(routed)
+        yield END
+
+    async def opened(self, routed: RoutedCall) -> AsyncGenerator[str, None]:
+        return self.aparts(routed)
+
+
+async def test_what_hangs_costs_its_timeout_and_not_the_call(released: threading.Event) -> None:
+    """A plain call and a stream that says nothing, now and awaited; it counts as a failure."""
+    player = Player()
+    serving = replace(player.serving, timeout=0.02, first_token_timeout=0.02)
+    silent, role = Hanging(released), Hanging(released, [ROLE])
+
+    def chosen() -> RoutedCall:
+        return serving.decide([POEM])[0]
+
+    assert serving.call(chosen(), silent.ask)[1] == "oracle"
+    assert (await serving.acall(chosen(), silent.aask))[1] == "oracle"
+    assert list(serving.stream(chosen(), role.parts)) == [ROLE, "oracle", END]
+    assert [part async for part in await serving.astream(chosen(), role.opened)] == [ROLE, "oracle", END]
+    assert is_handed_back(player)
+    assert "".join(serving.stream(chosen(), silent.parts)) == "oracle."
+    assert not is_handed_back(player)  # five calls failed
+
+
+def test_a_call_that_takes_too_long_is_a_timeout(released: threading.Event) -> None:
+    """A fast one returns, a failing one raises as it would without a limit."""
+    assert run_with_timeout(None, lambda: 1) == run_with_timeout(60, lambda: 1) == 1
+    with pytest.raises(ZeroDivisionError):
+        run_with_timeout(60, lambda: 1 // 0)
+    with pytest.raises(TimeoutError, match=r"longer than 0\.01 s"):
+        run_with_timeout(0.01, released.wait)
+
+
+async def test_a_stream_that_hangs_in_the_middle_is_an_error(released: threading.Event) -> None:
+    """After the timeout of a call, which holds for the time between two parts; what had arrived is kept."""
+    player, seen = Player(), list[str]()
+    serving, midway = replace(player.serving, timeout=0.02), Hanging(released, [ROLE, "one "])
+
+    async def read() -> None:
+        async for part in await serving.astream(serving.decide([POEM])[0], midway.opened):
+            seen.append(part)  # what came before the error
+
+    with pytest.raises(TimeoutError) as caught:
+        seen.extend(serving.stream(serving.decide([POEM])[0], midway.parts))
+    with pytest.raises(TimeoutError) as acaught:
+        await read()
+    errors: list[Any] = [caught.value, acaught.value]
+    assert [error.partial_text for error in errors] == ["one ", "one "]
+    assert seen == [ROLE, "one ", ROLE, "one "]
+
+
+@pytest.mark.parametrize("setting", ["timeout", "first_token_timeout", "deadline", "embedding_timeout"])
+def test_times_that_cannot_work_are_refused(setting: Any) -> None:
+    """None is no limit."""
+    settings: dict[str, Any] = {setting: None}
+    replace(Player().serving, **settings).validate()
+    settings = {setting: 0}
+    with pytest.raises(InvalidInputError, match=f"{setting}, a number of seconds, should be a number above 0"):
+        replace(Player().serving, **settings).validate()
+
+
+@pytest.mark.parametrize("wrong", [0, 1.5, True, "two"])
+def test_a_number_of_attempts_that_cannot_work_is_refused(wrong: Any) -> None:
+    """It is a whole number."""
+    with pytest.raises(InvalidInputError, match="max_attempts should be a whole number"):
+        replace(Player().serving, max_attempts=wrong).validate()
+
+
+# ---------------------------------------------------------------- embeddings
+
+
 def test_a_batch_on_different_terms_is_embedded_once() -> None:
     """Each call has its own candidates, weight and surcharges; a vector or a noted decision needs no embedding."""
-    player = Player(Plan({}, [], [], fallback=True, cooldown=0.0, checks=False))
+    player = Player()
     vector = player.router.embed(["a date"])[0]
     noted = player.router.route("a sum").as_dict()
     requests = [
@@ -331,9 +886,9 @@ def test_a_batch_on_different_terms_is_embedded_once() -> None:
     clusters = type(player.router.clusters)
     embed = clusters.embed
 
-    def counted(self: PromptClusters, texts: Sequence[str]) -> Vectors:
+    def counted(self: PromptClusters, texts: Sequence[str], **settings: Any) -> Vectors:
         embedded.append(list(texts))
-        return embed(self, texts)
+        return embed(self, texts, **settings)
 
     with mock.patch.object(clusters, "embed", counted):
         routed = player.serving.decide(requests)
@@ -349,7 +904,7 @@ def test_a_batch_on_different_terms_is_embedded_once() -> None:
 @pytest.mark.parametrize("default", [None, "poet"])
 async def test_a_model_that_is_kept_needs_no_embedding(default: str | None) -> None:
     """It goes on; of all other calls the default model takes care, or the error is raised."""
-    player = Player(Plan({}, [], [], fallback=True, cooldown=0.0, checks=False))
+    player = Player()
     serving = Serving(player.router, dict.fromkeys(NAMES), FRAMEWORK, Health(), default=default)
     away = mock.Mock(side_effect=ConnectionError("away"))
     with mock.patch.object(type(player.router.clusters), "embed", away):

@@ -8,6 +8,7 @@ import click
 
 from unirouter_integrations import __version__
 from unirouter_integrations.cli._evaluation import diff, evaluate, report
+from unirouter_integrations.cli._options import printable
 from unirouter_integrations.cli._profiling import profile
 from unirouter_integrations.cli._routers import calibrate, fit, list_models, register, route
 from unirouter_integrations.errors import UniRouterError
@@ -22,12 +23,11 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except UniRouterError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(str(error))) from error
         except BrokenPipeError:  # click exits silently
             raise
         except OSError as error:
-            msg = f"{type(error).__name__}: {error}"
-            raise click.ClickException(msg) from error
+            raise click.ClickException(printable(f"{type(error).__name__}: {error}")) from error
 
 
 @click.group(

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import click
 
+from unirouter_integrations._checks import shown
 from unirouter_integrations.cli._options import (
+    echo,
     existing_file,
     existing_folder,
     fitted_embedder_option,
@@ -80,18 +82,18 @@ def evaluate(
             progress=sys.stderr.isatty(),
         )
         if not as_json:
-            click.echo(f"{result}\n")
+            echo(f"{result}\n")
         results.append(result)
     if as_json:
         print_json([result.as_dict() for result in results])
     elif len(results) > 1:
-        click.echo(evaluation.summary(results))
+        echo(evaluation.summary(results))
     if page is not None:
         evaluation.write_report(results, page)
-        click.echo(f"Report: {page}", err=as_json)
+        echo(f"Report: {page}", err=as_json)
     if picture is not None:
         evaluation.write_picture(results, picture)
-        click.echo(f"Picture: {picture}", err=as_json)
+        echo(f"Picture: {picture}", err=as_json)
 
 
 @click.command(short_help="Write an HTML page about a router.")
@@ -106,7 +108,7 @@ def report(*, router: Path, page: Path, prompts: Path | None, embedder: str | No
 
     texts = None if prompts is None else data.read_prompts(prompts)
     evaluation.report(UniRouter.load(router, embedder=embedder), page, texts)
-    print_json({"report": str(page)}) if as_json else click.echo(f"Report: {page}")
+    print_json({"report": str(page)}) if as_json else echo(f"Report: {page}")
 
 
 @click.command(short_help="Compare the decisions of two routers.")
@@ -137,7 +139,7 @@ def diff(
 
     old, new = (UniRouter.load(path, embedder=embedder) for path in (before, after))
     difference = compare.diff(old, new, data.read_prompts(prompts))
-    print_json(difference.as_dict()) if as_json else click.echo(str(difference))
+    print_json(difference.as_dict()) if as_json else echo(difference)
     changes = (
         ("rerouted", difference.rerouted, max_rerouted),
         ("quality loss", difference.quality[0] - difference.quality[1], max_quality_loss),
@@ -154,7 +156,7 @@ def _sizes(text: str) -> list[int]:
     try:
         return [int(size) for size in text.split(",")]
     except ValueError:
-        msg = f"--sizes should be whole numbers separated by commas, but is {text!r}."
+        msg = f"--sizes should be whole numbers separated by commas, but is {shown(text)}."
         raise InvalidInputError(msg) from None
 
 
@@ -163,5 +165,5 @@ def _price(text: str) -> tuple[str, float]:
     try:
         return model, float(cost)
     except ValueError:
-        msg = f"--cost should be MODEL=COST, but is {text!r}."
+        msg = f"--cost should be MODEL=COST, but is {shown(text)}."
         raise InvalidInputError(msg) from None

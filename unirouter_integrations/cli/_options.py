@@ -30,6 +30,17 @@ def split_names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",")]
 
 
+def printable(text: str) -> str:
+    """Escape what could give orders to a terminal: names in a router and errors of a provider may come from anybody."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)
+
+
+def echo(text: object, *, err: bool = False) -> None:
+    """Print a text for people, to standard output or to standard error."""
+    click.echo(printable(str(text)), err=err)
+
+
 def print_json(value: Any) -> None:
     """Print a value as one line of JSON."""
-    click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    click.echo(text if text.isprintable() else json.dumps(value, allow_nan=False))

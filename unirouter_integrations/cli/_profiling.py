@@ -13,7 +13,9 @@ from typing import Any
 
 import click
 
+from unirouter_integrations._checks import shown
 from unirouter_integrations.cli._options import (
+    echo,
     existing_file,
     existing_folder,
     fitted_embedder_option,
@@ -24,6 +26,7 @@ from unirouter_integrations.errors import InvalidInputError, MissingDependencyEr
 from unirouter_integrations.grading import Price
 
 _N_PRICES = (2, 3)  # input and output, and perhaps cached input
+_OBJECT = "py:"
 _URL_SCHEMES = ("http://", "https://")
 
 
@@ -31,15 +34,15 @@ _URL_SCHEMES = ("http://", "https://")
 @click.option(
     "--model",
     required=True,
-    help="A name for init_chat_model (openai:gpt-5-mini), a Python object (module:attribute), or an OpenAI-compatible "
-    "URL followed by # and the model (http://localhost:8000/v1#qwen).",
+    help="A name for init_chat_model (openai:gpt-5-mini), an OpenAI-compatible URL followed by # and the model "
+    "(http://localhost:8000/v1#qwen), or a Python object (py:module:attribute), whose module is run.",
 )
 @click.option("--name", help="The name of the model in the router. By default the part of --model after : or #.")
 @click.option("--router", required=True, type=existing_folder, help="The saved router that the profile is for.")
 @click.option(
     "--examples", required=True, type=existing_file, help="A .jsonl, .csv or .parquet file with prompt and reference."
 )
-@click.option("--scorer", default="exact", show_default=True, help="The name of a scorer, or module:attribute.")
+@click.option("--scorer", default="exact", show_default=True, help="The name of a scorer, or py:module:attribute.")
 @click.option("--price", help="USD per million tokens, IN,OUT or IN,OUT,CACHED. By default it is looked up.")
 @click.option(
     "--journal", type=click.Path(dir_okay=False, path_type=Path), help="File that keeps every answer, to resume from."
@@ -93,20 +96,20 @@ def profile(
 
     loaded = UniRouter.load(router, embedder=embedder)
     is_url = model.startswith(_URL_SCHEMES)
-    name = name or (model.rpartition("#")[2] if is_url else model.partition(":")[2] or model)
+    name = name or model.removeprefix(_OBJECT).partition("#" if is_url else ":")[2] or model
     if is_url and price is None:
         msg = "A model behind a URL needs --price IN,OUT in USD per million tokens, or 0,0 if it is free."
         raise InvalidInputError(msg)
     chat_model = _model(model)
     common: dict[str, Any] = {
-        "scorer": _object(scorer) if ":" in scorer else scorer,
+        "scorer": _object(scorer) if scorer.startswith(_OBJECT) else scorer,
         "price": _price_of(model, price),
         "journal": journal,
         "n": n,
     }
     if only_estimate:
         estimate = profiling.estimate_cost(name, chat_model, profiling.read_examples(examples), loaded, **common)
-        print_json(asdict(estimate)) if as_json else click.echo(str(estimate))
+        print_json(asdict(estimate)) if as_json else echo(estimate)
         return
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)  # fail before the run is paid for, not after it
@@ -134,13 +137,13 @@ def profile(
         )
         return
     if new.metadata["stopped_by"]:
-        click.echo(f"Stopped by {new.metadata['stopped_by']}.")
-    click.echo(repr(new))
-    click.echo(str(change))
+        echo(f"Stopped by {new.metadata['stopped_by']}.")
+    echo(repr(new))
+    echo(change)
     if output is not None:
-        click.echo(f"Saved: {output}")
+        echo(f"Saved: {output}")
     if registers:
-        click.echo(f"Registered in {router}.")
+        echo(f"Registered in {router}.")
 
 
 @contextmanager
@@ -151,7 +154,7 @@ def _errors_in_one_line(model: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, UniRouterError) or (isinstance(error, OSError) and not isinstance(error, ConnectionError)):
             raise
-        lines = [f"{model} failed with {type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
+        lines = [f"{shown(model)} failed with {type(error).__name__}: {error}", *getattr(error, "__notes__", ())]
         raise InvalidInputError(" ".join(" ".join(lines).split())) from error
 
 
@@ -162,7 +165,7 @@ def _price_of(model: str, price: str | None) -> Price | None:
     if price is not None:
         return _price(price)
     try:
-        return None if _is_object(model) else grading.price_of(model)
+        return None if model.startswith(_OBJECT) else grading.price_of(model)
     except UniRouterError as error:
         msg = f"{error} On the command line: --price IN,OUT."
         raise InvalidInputError(msg) from error
@@ -173,7 +176,7 @@ def _model(named: str) -> Any:
     if named.startswith(_URL_SCHEMES):
         url, _, model = named.partition("#")
         if not model:
-            msg = f"{named!r} names no model. Add # and its name: http://localhost:8000/v1#qwen."
+            msg = f"{shown(named)} names no model. Add # and its name: http://localhost:8000/v1#qwen."
             raise InvalidInputError(msg)
         try:
             from langchain_openai import ChatOpenAI
@@ -182,33 +185,30 @@ def _model(named: str) -> Any:
             raise MissingDependencyError(msg) from error
         key = os.environ.get("OPENAI_API_KEY", "none")
         return ChatOpenAI(model=model, base_url=url, api_key=lambda: key, max_retries=0)
-    if _is_object(named):
+    if named.startswith(_OBJECT):
         return _object(named)
     try:
         from langchain.chat_models import init_chat_model
     except ImportError as error:
-        msg = f"Making {named!r} needs pip install langchain and its provider's package."
+        msg = f"Making {shown(named)} needs pip install langchain and its provider's package."
         raise MissingDependencyError(msg) from error
     try:
         return init_chat_model(named, max_retries=0)  # the run retries, and counts its calls
     except Exception as error:  # any error of a provider's package, such as a missing key
-        msg = f"{named!r} cannot be made. {type(error).__name__}: {error}"
+        msg = f"{shown(named)} cannot be made. {type(error).__name__}: {error}"
         raise InvalidInputError(msg) from error
 
 
-def _is_object(named: str) -> bool:
-    """Whether a model is given as module:attribute, not as provider:model."""
-    module = named.partition(":")[0]
-    return ":" in named and ("." in module or Path(f"{module}.py").exists() or Path(module, "__init__.py").exists())
-
-
 def _object(named: str) -> Any:
-    """Import the Python object module:attribute. The working directory comes first."""
+    """Import the Python object py:module:attribute. The working directory comes first.
+
+    Nothing else that is named on the command line runs a file: openai:gpt-5 is not an openai.py that lies there.
+    """
     sys.path.insert(0, str(Path.cwd()))
     try:
-        found = pkgutil.resolve_name(named)
+        found = pkgutil.resolve_name(named.removeprefix(_OBJECT))
     except (ImportError, AttributeError, ValueError) as error:
-        msg = f"{named!r} should be module:attribute, such as models:llm for llm in models.py. {error}"
+        msg = f"{shown(named)} should be py:module:attribute, such as py:models:llm for llm in models.py. {error}"
         raise InvalidInputError(msg) from error
     finally:
         sys.path.pop(0)
@@ -221,6 +221,6 @@ def _price(text: str) -> Price:
     except ValueError:
         numbers = []
     if len(numbers) not in _N_PRICES:
-        msg = f"--price should be USD per million tokens, IN,OUT or IN,OUT,CACHED, but is {text!r}."
+        msg = f"--price should be USD per million tokens, IN,OUT or IN,OUT,CACHED, but is {shown(text)}."
         raise InvalidInputError(msg)
     return Price(*numbers)

@@ -10,6 +10,7 @@ import click
 
 from unirouter_integrations.cli._options import (
     among_option,
+    echo,
     existing_file,
     existing_folder,
     fitted_embedder_option,
@@ -79,9 +80,9 @@ def fit(
         )
         return
     learned = f", with the scores of {len(known)} known models" if known else ""
-    click.echo(f"{len(texts)} prompts in {len(described)} clusters{learned}. Saved: {router}")
+    echo(f"{len(texts)} prompts in {len(described)} clusters{learned}. Saved: {router}")
     for each in described:
-        click.echo(f"  {each}")
+        echo(f"  {each}")
 
 
 @click.command(short_help="Add profiled models to a router.")
@@ -117,7 +118,7 @@ def register(
     if as_json:
         print_json({"registered": [each.name for each in new]})
     else:
-        click.echo("\n".join(f"Registered: {each!r}" for each in new))
+        echo("\n".join(f"Registered: {each!r}" for each in new))
 
 
 @click.command("list", short_help="Print the models of a router.")
@@ -147,10 +148,10 @@ def list_models(*, router: Path, embedder: str | None, as_json: bool) -> None:
     if as_json:
         print_json({"cost_weight": loaded.cost_weight, "clusters": len(shares), "models": rows})
         return
-    click.echo(f"{len(rows)} models, {len(shares)} clusters, cost weight {loaded.cost_weight:g}")
+    echo(f"{len(rows)} models, {len(shares)} clusters, cost weight {loaded.cost_weight:g}")
     width = max((len(row["model"]) for row in rows), default=0)
     for row in rows:
-        click.echo(
+        echo(
             f"  {row['model']:{width}}  expected error {row['expected_error']:.3f} ± {row['expected_error_std']:.3f}  "
             f"cost {row['expected_cost']:.4g}  from {row['graded']:.0f} graded prompts"
         )
@@ -192,7 +193,7 @@ def route(
             ranking = [vars(candidate) for candidate in decision.ranking]
             print_json({**decision.as_dict(), "keywords": list(decision.keywords), "ranking": ranking})
         else:
-            click.echo(str(decision))
+            echo(decision)
 
 
 @click.command(short_help="Set the cost weight for a budget or a quality.")
@@ -238,7 +239,7 @@ def calibrate(
             }
         )
     else:
-        click.echo(
+        echo(
             f"cost weight {loaded.cost_weight:.6g}: expected quality {expected_quality:.3f} at {expected_cost:.4g} per "
             "call"
         )

@@ -19,6 +19,7 @@ from unirouter_integrations._checks import one_of, whole_number
 from unirouter_integrations._storage import SavedState
 from unirouter_integrations.core._gate import Floats, SoftmaxGate, softmax
 from unirouter_integrations.embedding import Embedder, EmbedderLike, LocalEmbedder, Vectors, as_embedder
+from unirouter_integrations.embedding._adapters import aembed_within, embed_within
 from unirouter_integrations.embedding._base import check_texts, check_vectors, unit, unit_and_length
 from unirouter_integrations.embedding._local import distinct_texts, embedder_from_saved, embedder_to_saved, words
 from unirouter_integrations.errors import EmbeddingError, InvalidInputError, StorageError
@@ -160,19 +161,26 @@ class PromptClusters:
         arrays = [self.centroids] if self.gate is None else [self.centroids, self.gate.weights, self.gate.bias]
         return hashlib.sha256(b"".join(np.ascontiguousarray(a, "<f4").tobytes() for a in arrays)).hexdigest()[:16]
 
-    def embed(self, prompts: Sequence[str]) -> Vectors:
+    def embed(self, prompts: Sequence[str], *, timeout: float | None = None) -> Vectors:
         """Embed prompts and check the vectors, `(n, d)`.
+
+        Args:
+            prompts: The prompts.
+            timeout: After how many seconds to give up on the embedder; None for never.
 
         Raises:
             EmbeddingError: If there is no embedder, or its vectors do not fit the clusters.
+            TimeoutError: If the embedder takes longer, or is left out because the last calls did.
         """
         texts = check_texts(prompts)
-        return check_vectors(self._require_embedder().embed(texts), rows=len(texts), dimension=self.dimension)
+        vectors = embed_within(self._require_embedder(), texts, timeout)
+        return check_vectors(vectors, rows=len(texts), dimension=self.dimension)
 
-    async def aembed(self, prompts: Sequence[str]) -> Vectors:
+    async def aembed(self, prompts: Sequence[str], *, timeout: float | None = None) -> Vectors:  # noqa: ASYNC109
         """Async version of `embed`."""
         texts = check_texts(prompts)
-        return check_vectors(await self._require_embedder().aembed(texts), rows=len(texts), dimension=self.dimension)
+        vectors = await aembed_within(self._require_embedder(), texts, timeout)
+        return check_vectors(vectors, rows=len(texts), dimension=self.dimension)
 
     def assign(self, prompts: Sequence[str]) -> npt.NDArray[np.intp]:
         """The cluster with the largest membership of each prompt, `(n,)`."""

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_integrations._checks import check_name, one_of, shown, shown_path
+from unirouter_integrations._checks import check_name, one_of, shown, shown_path, whole_number
 from unirouter_integrations._storage import SavedState, read_folder, write_folder
 from unirouter_integrations.errors import InvalidInputError, StorageError
 
@@ -145,7 +145,7 @@ class LLMProfile:
             InvalidInputError: If scores or costs do not fit the prompts, or no prompt is graded.
         """
         counts, losses, graded = _cluster_sums(name, scores, phi)
-        price = _as_floats(cost, f"the cost of {name!r}")
+        price = as_floats(cost, f"the cost of {name!r}")
         if price.ndim:
             if price.shape != graded.shape:
                 msg = (
@@ -249,7 +249,7 @@ class LLMProfile:
             raise StorageError(msg) from error
 
     def _checked_array(self, what: str, values: npt.ArrayLike) -> Floats:
-        array = _as_floats(values, f"the {what} of the profile of {self.name!r}")
+        array = as_floats(values, f"the {what} of the profile of {self.name!r}")
         if not np.isfinite(array).all() or (array < 0).any():
             msg = (
                 f"The {what} of the profile of {self.name!r} should be finite and not negative, but is {shown(values)}."
@@ -305,8 +305,8 @@ class ErrorPrior:
     covariance: Floats
 
     def __post_init__(self) -> None:
-        mean = _as_floats(self.mean, "the mean of a prior")
-        covariance = _as_floats(self.covariance, "the covariance of a prior")
+        mean = as_floats(self.mean, "the mean of a prior")
+        covariance = as_floats(self.covariance, "the covariance of a prior")
         if mean.ndim != 1 or not len(mean) or covariance.shape != 2 * mean.shape:
             msg = (
                 f"A prior needs a mean (K,) and a covariance (K, K), but they are {mean.shape} and {covariance.shape}."
@@ -355,6 +355,7 @@ class ErrorPrior:
     @classmethod
     def uninformed(cls, n_clusters: int) -> ErrorPrior:
         """The prior without any known model."""
+        n_clusters = whole_number(n_clusters, "n_clusters", low=1)
         return cls(np.full(n_clusters, 0.5), _uninformed_covariance(n_clusters))
 
     def most_informative(self, phi: Floats, n: int) -> list[int]:
@@ -410,7 +411,7 @@ def check_scores(scores: Sequence[float] | Floats, length: int, what: str) -> Fl
     Raises:
         InvalidInputError: If they are no numbers, too many or too few, or out of range.
     """
-    array = _as_floats(scores, what)
+    array = as_floats(scores, what)
     if array.shape != (length,):
         msg = f"Expected {what} to be one number for each of the {length} prompts, but the shape is {array.shape}."
         raise InvalidInputError(msg)
@@ -425,7 +426,12 @@ def check_scores(scores: Sequence[float] | Floats, length: int, what: str) -> Fl
     return array
 
 
-def _as_floats(values: Any, what: str) -> Floats:
+def as_floats(values: Any, what: str) -> Floats:
+    """Return numbers that a user gave as an array.
+
+    Raises:
+        InvalidInputError: If they are something else.
+    """
     try:
         return np.array(values, dtype=float)
     except (TypeError, ValueError, OverflowError):

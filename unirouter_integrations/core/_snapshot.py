@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unirouter_integrations._checks import number, shown
+from unirouter_integrations._concurrency import off_loop
 from unirouter_integrations._storage import SavedState
 from unirouter_integrations.core._clusters import Memberships, PromptClusters, clusters_from_saved, clusters_to_saved
 from unirouter_integrations.core._decision import Exclusion, RoutingDecision, decide, noted_memberships
@@ -33,6 +34,7 @@ from unirouter_integrations.errors import InvalidInputError, NoModelError, Stora
 _FORMAT = "unirouter"  # of a saved router
 _FORMAT_VERSION = 1
 _MAX_WORK = 2e11  # multiplications on loading, K^3 for the prior and for each model; about 20 seconds
+_MAX_ROWS_IN_LOOP = 100  # that an event loop decides itself, in a few milliseconds
 _ROWS_PER_PART = 1000  # prompts decided at once, so that what lies between vectors and decisions stays small
 
 
@@ -265,7 +267,8 @@ class Snapshot:
         weight, began = self._weight(cost_weight), time.perf_counter()
         if vectors is None and prompts is not None:
             vectors, prompts = await self.clusters.aembed(prompts), None
-        return self._decide(self.clusters.vectors(prompts, vectors), weight, began)
+        found = self.clusters.vectors(prompts, vectors)
+        return await off_loop(len(found) > _MAX_ROWS_IN_LOOP, self._decide, found, weight, began)
 
     def expected_errors(self, prompts: Sequence[str] | None = None, *, vectors: npt.ArrayLike | None = None) -> Floats:
         """The expected error of each candidate on each prompt, `(n, m)`, in the order of `models`."""

@@ -294,7 +294,9 @@ def from_long_form(
     differs = all_scores[tuple(cells)] != scores
     if differs.any() and not take_best:
         row = int(np.flatnonzero(kept)[differs.argmax()])
-        msg = f"{table.place(row)}: {shown(models[row])} has had another score on this prompt. Leave one of the two out."
+        msg = (
+            f"{table.place(row)}: {shown(models[row])} has had another score on this prompt. Leave one of the two out."
+        )
         raise InvalidInputError(msg)
     return Outcomes(tuple(rows), tuple(columns), all_scores, all_costs, name)
 

@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from unirouter_integrations._checks import shown_path
+from unirouter_integrations._storage import read_file
 from unirouter_integrations._tables import Table, read_table
 from unirouter_integrations.data._outcomes import Outcomes, check_column, from_long_form, long_form_columns
 from unirouter_integrations.embedding._base import check_texts
 from unirouter_integrations.errors import InvalidInputError
 
 _CALLS = 1000.0  # costs in USD per call become USD per 1,000 calls, so that cost weights are readable numbers
+_MAX_TEXT = 2**30  # bytes of a .txt file
 _LONGEST_LITERAL = 1_000_000  # characters of a list in Python's notation; parsing takes many times that in memory
 
 
@@ -67,7 +70,8 @@ def read_routerbench(path: str | os.PathLike[str]) -> Outcomes:
     wide = read_table(path, lambda name: not name.endswith("|model_response"))
     models = [name for name in wide.columns if f"{name}|total_cost" in wide.columns]
     if not models or "prompt" not in wide.columns:
-        msg = f"{path} should have a column 'prompt' and, for each model X, two columns 'X' and 'X|total_cost'."
+        columns = "a column 'prompt' and, for each model X, two columns 'X' and 'X|total_cost'"
+        msg = f"{shown_path(path)} should have {columns}."
         raise InvalidInputError(msg)
     prompts = [_joined_messages(text) for text in wide.columns["prompt"]]
     long = {
@@ -78,7 +82,7 @@ def read_routerbench(path: str | os.PathLike[str]) -> Outcomes:
         "score": [*chain.from_iterable(wide.columns[model] for model in models)],
         "cost": [*chain.from_iterable(wide.columns[f"{model}|total_cost"] for model in models)],
     }
-    table = Table(path, long, long, lambda row: wide.place(row % len(prompts)))
+    table = Table(shown_path(path), long, long, lambda row: wide.place(row % len(prompts)))
     return from_long_form(table, Path(path).stem, unit=_CALLS)
 
 
@@ -108,7 +112,7 @@ def read_embedllm(path: str | os.PathLike[str]) -> Outcomes:
         part = int(np.searchsorted(ends, row, side="right"))
         return parts[part].place(row - int(ends[part]) + len(parts[part].columns["score"]))
 
-    return from_long_form(Table(path, joined, joined, place), "embedllm", take_best=True)
+    return from_long_form(Table(shown_path(path), joined, joined, place), "embedllm", take_best=True)
 
 
 def read_prompts(path: str | os.PathLike[str], *, prompt: str = "prompt") -> list[str]:
@@ -120,21 +124,23 @@ def read_prompts(path: str | os.PathLike[str], *, prompt: str = "prompt") -> lis
 
     Raises:
         InvalidInputError: If the file is not like that, or there is no prompt in it.
+        StorageError: If a `.txt` file has more than 1 GiB.
         MissingDependencyError: If it is a parquet file and pyarrow is not installed.
     """
     path = Path(path)
     if path.suffix.lower() == ".txt":
         try:
-            texts = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            lines = read_file(path, _MAX_TEXT).decode("utf-8-sig").splitlines()
         except UnicodeDecodeError:
-            msg = f"{path} should be text in UTF-8, one prompt a line."
+            msg = f"{shown_path(path)} should be text in UTF-8, one prompt a line."
             raise InvalidInputError(msg) from None
+        texts = [line for line in lines if line.strip()]
     else:
         table = read_table(path, {prompt}.__contains__)
         column = table.select({"prompt": prompt}, "Say which column it is: prompt=.").columns["prompt"]
-        texts = check_texts(column, f"The prompts in {path}")
+        texts = check_texts(column, f"The prompts in {shown_path(path)}")
     if not texts:
-        msg = f"There is no prompt in {path}."
+        msg = f"There is no prompt in {shown_path(path)}."
         raise InvalidInputError(msg)
     return list(dict.fromkeys(texts))
 

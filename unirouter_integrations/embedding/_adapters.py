@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,13 +9,18 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from unirouter_integrations._checks import requires, shown
+from unirouter_integrations._concurrency import ForkSafeLock, HangGuard, off_loop
 from unirouter_integrations.embedding._base import Embedder, Vectors, check_texts, check_vectors, encodable
 from unirouter_integrations.embedding._cache import Batcher, VectorCache
+from unirouter_integrations.embedding._local import LocalEmbedder
 from unirouter_integrations.embedding._onnx import OnnxEncoder
 from unirouter_integrations.errors import EmbeddingError, InvalidInputError
 
 _CACHED_VECTORS = 1024  # per embedder; 2 MB at 512 dimensions
 _MAX_CONCURRENT_QUERIES = 16  # requests that one `aembed` of a LlamaIndex embedding sends at the same time
+_MAX_TEXTS_IN_LOOP = 100  # whose vectors an event loop looks up and checks itself, in less than a millisecond
+
+_guard = HangGuard()  # of embedders that are made elsewhere
 
 
 class Encoder(Protocol):
@@ -111,20 +115,23 @@ class _AdaptedEmbedder:
         self._cache = VectorCache(_CACHED_VECTORS)
         self._dimension = 0
         self._batcher = Batcher(self._compute)
+        self._guard = HangGuard()
 
-    def embed(self, texts: Sequence[str], /) -> Vectors:
+    def embed(self, texts: Sequence[str], /, timeout: float | None = None) -> Vectors:
         batch = [*map(encodable, check_texts(texts, "texts"))]
         found, missing = self._look_up(batch)
         if missing:
-            found |= self._remember(missing, self._compute(missing))
-        return self._check([found[text] for text in batch], len(batch))
+            found |= self._guard.call(timeout, lambda: self._remember(missing, self._compute(missing)))
+        return self._rows(batch, found)
 
-    async def aembed(self, texts: Sequence[str], /) -> Vectors:
+    async def aembed(self, texts: Sequence[str], /, timeout: float | None = None) -> Vectors:  # noqa: ASYNC109
         batch = [*map(encodable, check_texts(texts, "texts"))]
-        found, missing = self._look_up(batch)
+        is_large = len(batch) > _MAX_TEXTS_IN_LOOP
+        found, missing = await off_loop(is_large, self._look_up, batch)
         if missing:
-            found |= self._remember(missing, await self._acompute(missing))
-        return self._check([found[text] for text in batch], len(batch))
+            vectors = await self._guard.acall(timeout, lambda: self._acompute(missing))
+            found |= await off_loop(is_large, self._remember, missing, vectors)
+        return await off_loop(is_large, self._rows, batch, found)
 
     def __repr__(self) -> str:
         return f"Embedder({self.name!r})"
@@ -143,13 +150,17 @@ class _AdaptedEmbedder:
             self._cache.add(found)
         return found
 
+    def _rows(self, batch: list[str], found: dict[str, Vectors]) -> Vectors:
+        return self._check([found[text] for text in batch], len(batch))
+
     def _compute(self, texts: list[str]) -> Vectors:
         return self._check(self._function(texts), len(texts))
 
     async def _acompute(self, texts: list[str]) -> Vectors:
         if self._afunction is None:
             return await self._batcher(texts)
-        return self._check(await self._afunction(texts), len(texts))
+        vectors = await self._afunction(texts)
+        return await off_loop(len(texts) > _MAX_TEXTS_IN_LOOP, self._check, vectors, len(texts))
 
     def _check(self, vectors: npt.ArrayLike, rows: int) -> Vectors:
         try:
@@ -157,6 +168,30 @@ class _AdaptedEmbedder:
         except EmbeddingError as error:
             msg = f"The embedder {self.name!r} went wrong. {error}"
             raise EmbeddingError(msg) from error
+
+
+def embed_within(embedder: Embedder, texts: list[str], timeout: float | None) -> Vectors:
+    """Embed texts, or give up after some time.
+
+    Args:
+        embedder: The embedder.
+        texts: The texts.
+        timeout: Seconds; None for no limit. The local embedder needs none: it cannot hang.
+
+    Raises:
+        TimeoutError: If it takes longer, or if the last calls did: then no further one is made for some time.
+        Exception: What the embedder raises.
+    """
+    if isinstance(embedder, _AdaptedEmbedder):
+        return embedder.embed(texts, timeout)  # what it remembers needs no call
+    return _guard.call(None if isinstance(embedder, LocalEmbedder) else timeout, lambda: embedder.embed(texts))
+
+
+async def aembed_within(embedder: Embedder, texts: list[str], timeout: float | None) -> Vectors:  # noqa: ASYNC109
+    """Async version of `embed_within`."""
+    if isinstance(embedder, _AdaptedEmbedder):
+        return await embedder.aembed(texts, timeout)
+    return await _guard.acall(None if isinstance(embedder, LocalEmbedder) else timeout, lambda: embedder.aembed(texts))
 
 
 def _refuse_coroutine_function(function: Callable[..., object]) -> None:
@@ -216,7 +251,7 @@ class _LockedEncoder:
         # A SentenceTransformer shows a progress bar where logging is verbose. Other encoders may lack the option.
         has_option = "show_progress_bar" in inspect.signature(model.encode).parameters
         self._options = {"show_progress_bar": False} if has_option else {}
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def __call__(self, texts: list[str]) -> npt.ArrayLike:
         with self._lock:

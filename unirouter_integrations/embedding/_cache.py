@@ -7,17 +7,22 @@ machine does faster in one batch.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from unirouter_integrations._concurrency import ForkSafeLock, renew_after_fork
 from unirouter_integrations.embedding._base import Vectors
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
 _MAX_BATCH = 32  # texts; a batch that has reached it takes no further caller (SentenceTransformer's batch size, too)
+_PATIENCE_SECONDS = 1.0  # after which a call is taken to hang
+_MAX_HANGING = 8  # calls that run beside each other because those before them hang
 
 
 class VectorCache:
@@ -30,7 +35,7 @@ class VectorCache:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._vectors: OrderedDict[bytes, Vectors] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def get(self, texts: Iterable[str]) -> dict[str, Vectors]:
         """Return the vectors, `(d,)`, of those texts that are in the cache, by text."""
@@ -50,12 +55,19 @@ class VectorCache:
                 self._vectors.popitem(last=False)
 
 
+class _Call(NamedTuple):
+    """A caller that waits for the rows of some texts."""
+
+    texts: list[str]
+    rows: Future[Vectors]
+
+
 class Batcher:
     """Calls a function of texts in a thread, once for all callers that arrived while it was busy.
 
     A caller that arrives while it is idle is served at once. Callers may be in different threads and event loops. A
     caller that is cancelled is left out. If a batch fails, each caller is served alone, so that nobody gets the error
-    of another.
+    of another. Nobody waits for a call that hangs: after a second the next one is made beside it.
 
     Args:
         function: Returns one row per text.
@@ -63,54 +75,81 @@ class Batcher:
 
     def __init__(self, function: Callable[[list[str]], Vectors]) -> None:
         self._function = function
-        self._waiting: deque[tuple[list[str], Future[Vectors]]] = deque()
-        self._busy = threading.Lock()
+        self._lock = ForkSafeLock()
+        self.after_fork()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """See `renew_after_fork`."""
+        self._waiting: deque[_Call] = deque()
+        self._running: dict[object, float] = {}  # when each thread began its batch, on the monotonic clock
 
     async def __call__(self, texts: list[str]) -> Vectors:
         """Return the rows of these texts."""
         import asyncio
         from concurrent.futures import Future
-        from contextvars import copy_context
 
-        future: Future[Vectors] = Future()
-        self._waiting.append((texts, future))
-        asyncio.get_running_loop().run_in_executor(None, copy_context().run, self._serve_waiting)
-        return await asyncio.wrap_future(future)
+        call = _Call(texts, Future())
+        self._waiting.append(call)
+        rows = asyncio.wrap_future(call.rows)
+        try:
+            while not rows.done():
+                self._serve_waiting()
+                await asyncio.wait([rows], timeout=_PATIENCE_SECONDS)
+        finally:  # where the caller is cancelled: its texts are not embedded, or their rows are for nobody
+            rows.cancel()
+            call.rows.cancel()
+        return rows.result()
 
     def _serve_waiting(self) -> None:
-        # If another thread is serving, return: it looks at the queue again after it has released the lock.
-        while self._waiting and self._busy.acquire(blocking=False):
-            try:
-                self._serve(self._next_batch())
-            finally:
-                self._busy.release()
+        """Start a thread for the callers that wait, unless one is at work."""
+        thread = object()
+        if batch := self._next_batch(thread):
+            _start(self._work, thread, batch)
 
-    def _next_batch(self) -> list[tuple[list[str], Future[Vectors]]]:
-        calls: list[tuple[list[str], Future[Vectors]]] = []
-        while self._waiting and sum(len(texts) for texts, _ in calls) < _MAX_BATCH:
-            texts, future = self._waiting.popleft()
-            if future.set_running_or_notify_cancel():
-                calls.append((texts, future))
-        return calls
+    def _work(self, thread: object, batch: list[_Call]) -> None:
+        while batch:
+            self._serve(batch)
+            batch = self._next_batch(thread)
 
-    def _serve(self, calls: list[tuple[list[str], Future[Vectors]]]) -> None:
-        if not calls:
-            return
+    def _next_batch(self, thread: object) -> list[_Call]:
+        """The calls for a thread to serve now; none if it has nothing more to do."""
+        batch: list[_Call] = []
+        with self._lock:
+            self._running.pop(thread, None)
+            now = time.monotonic()
+            latest = max(self._running.values(), default=-math.inf)
+            if now - latest >= _PATIENCE_SECONDS and len(self._running) < _MAX_HANGING:
+                while self._waiting and sum(len(call.texts) for call in batch) < _MAX_BATCH:
+                    call = self._waiting.popleft()
+                    if call.rows.set_running_or_notify_cancel():
+                        batch.append(call)
+            if batch:
+                self._running[thread] = now
+        return batch
+
+    def _serve(self, batch: list[_Call]) -> None:
         try:
-            rows = self._function([text for texts, _ in calls for text in texts])
+            rows = self._function([text for call in batch for text in call.texts])
         except BaseException as error:  # noqa: BLE001  # whatever it is, it is raised where the caller waits
-            if len(calls) == 1:
-                calls[0][1].set_exception(error)
-                return
-            from concurrent.futures import ThreadPoolExecutor
-
-            with ThreadPoolExecutor() as pool:
-                pool.map(self._serve, ([call] for call in calls))
+            if len(batch) == 1:
+                batch[0].rows.set_exception(error)
+            else:
+                for call in batch:
+                    _start(self._serve, [call])
             return
         start = 0
-        for texts, future in calls:
-            future.set_result(rows[start : start + len(texts)])
-            start += len(texts)
+        for call in batch:
+            call.rows.set_result(rows[start : start + len(call.texts)])
+            start += len(call.texts)
+
+
+def _start(work: Callable[..., None], *arguments: object) -> None:
+    """Run this in a thread that the end of the process does not wait for."""
+    from contextvars import copy_context
+
+    run = copy_context().run
+    threading.Thread(target=run, args=(work, *arguments), name="unirouter-embedding", daemon=True).start()
 
 
 def _digest(text: str) -> bytes:

@@ -86,8 +86,8 @@ class OnnxEncoder:
         )
         if (inputs, outputs) != ([_INPUT], [_OUTPUT]):
             msg = (
-                f"{_MODEL} in {shown_path(folder)} takes {inputs} and gives {outputs}, but should take {_INPUT} and give "
-                f"{_OUTPUT}. Export the model with export_onnx."
+                f"{_MODEL} in {shown_path(folder)} takes {inputs} and gives {outputs}, but should take {_INPUT} and "
+                f"give {_OUTPUT}. Export the model with export_onnx."
             )
             raise StorageError(msg)
         self._prefix = self._session.get_modelmeta().custom_metadata_map.get("prefix", "")

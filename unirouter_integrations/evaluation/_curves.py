@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from unirouter_integrations._checks import number
 from unirouter_integrations.core._decision import best
-from unirouter_integrations.core._profiles import Floats
+from unirouter_integrations.core._profiles import Floats, as_floats
 from unirouter_integrations.errors import InvalidInputError
 
 _MAX_WEIGHTS = 400  # cost weights, and so points, of a curve
@@ -38,7 +38,7 @@ class DeferralCurve:
 
     def __post_init__(self) -> None:
         for pair in (("costs", "qualities"), ("model_costs", "model_qualities")):
-            first, second = (np.asarray(getattr(self, name), float) for name in pair)
+            first, second = (as_floats(getattr(self, name), name) for name in pair)
             if first.ndim != 1 or first.shape != second.shape or not len(first):
                 msg = f"{pair[0]} and {pair[1]} should have the same shape (n,), not {first.shape} and {second.shape}."
                 raise InvalidInputError(msg)
@@ -62,7 +62,8 @@ class DeferralCurve:
         Raises:
             InvalidInputError: If the tables do not fit each other, or hold numbers that are not finite.
         """
-        expected, actual, cost = (np.asarray(table, float) for table in (expected_errors, scores, costs))
+        expected, actual = as_floats(expected_errors, "expected_errors"), as_floats(scores, "scores")
+        cost = as_floats(costs, "costs")
         if expected.ndim != 2 or not expected.size or actual.shape != expected.shape:  # noqa: PLR2004
             msg = f"expected_errors and scores should both be (n, M), but are {expected.shape} and {actual.shape}."
             raise InvalidInputError(msg)
@@ -105,7 +106,7 @@ class DeferralCurve:
 
     def quality_at(self, cost: float) -> float:
         """Return the quality at this mean cost per call; NaN if no point is that cheap."""
-        return float(np.interp(cost, *self._steps(), left=np.nan))
+        return float(np.interp(as_floats(cost, "cost"), *self._steps(), left=np.nan))
 
     def cost_at(self, quality: float) -> float:
         """Return the least mean cost per call that reaches this quality; infinity if none does."""

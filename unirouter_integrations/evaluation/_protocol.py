@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_integrations._checks import shown
+from unirouter_integrations._checks import one_of, shown
 from unirouter_integrations._router import UniRouter
 from unirouter_integrations.core._profiles import Floats
 from unirouter_integrations.data import Outcomes
@@ -123,6 +123,8 @@ class Evaluation:
         """Compare the areas of two methods at one number of validation prompts."""
         from scipy import stats
 
+        one_of(method, "method", self.areas)
+        one_of(against, "against", self.areas)
         column = self.sizes.index(size)
         gains = self.areas[method][:, column] - self.areas[against][:, column]
         error = float(stats.sem(gains)) if len(gains) > 1 else math.nan
@@ -134,6 +136,8 @@ class Evaluation:
 
     def gap_closed(self, method: str = DEFAULT, *, low: str = KMEANS, high: str = CLAIRVOYANT) -> Floats:
         """Return the share of the gap in area from `low` to `high` that a method closes, `(sizes,)`."""
+        for name in (low, method, high):
+            one_of(name, "A method", self.areas)
         return _gap_closed(*(self.areas[name].mean(axis=0) for name in (low, method, high)))
 
     def as_dict(self) -> dict[str, Any]:
@@ -385,7 +389,8 @@ def _chosen_methods(methods: Mapping[str, Method] | Sequence[str] | None) -> dic
         return dict(methods)
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods or isinstance(methods, str):
-        msg = f"methods should be some of {', '.join(map(repr, METHODS))}; got {shown(unknown[0] if unknown else methods)}."
+        found = shown(unknown[0] if unknown else methods)
+        msg = f"methods should be some of {', '.join(map(repr, METHODS))}; got {found}."
         raise InvalidInputError(msg)
     return {name: METHODS[name] for name in methods}
 

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unirouter_integrations._checks import requires
+from unirouter_integrations._checks import requires, shown_path
 from unirouter_integrations._router import UniRouter
-from unirouter_integrations._checks import shown_path
 from unirouter_integrations._storage import replace_file
 from unirouter_integrations.core import Memberships, Pool, PromptClusters, Snapshot
 from unirouter_integrations.core._decision import best, decide

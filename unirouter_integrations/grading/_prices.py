@@ -69,14 +69,14 @@ def price_of(model: str) -> Price:
     except LookupError:
         of_provider = "" if provider is None else f" of the provider {shown(provider)}"
         msg = (
-            f"genai-prices knows no model {shown(name)}{of_provider}. Use the provider's name for it, with the provider in "
-            f'front ("openai:gpt-5-mini"), or give the price: {_HOW_TO_GIVE}.'
+            f"genai-prices knows no model {shown(name)}{of_provider}. Use the provider's name for it, with the "
+            f'provider in front ("openai:gpt-5-mini"), or give the price: {_HOW_TO_GIVE}.'
         )
         raise InvalidInputError(msg) from None
     if not (read or written):
         msg = (
-            f"genai-prices has no price per token for {shown(model)}. Give the price: {_HOW_TO_GIVE}; Price(0, 0) if it is "
-            "free."
+            f"genai-prices has no price per token for {shown(model)}. Give the price: {_HOW_TO_GIVE}; Price(0, 0) if "
+            "it is free."
         )
         raise InvalidInputError(msg)
     return Price(input=read, output=written, cached_input=cached if cached < read else None)

@@ -85,7 +85,7 @@ class UniRouteDecisionModel(BaseDecisionModel):  # type: ignore[misc,unused-igno
     def _labels(self, questions: dict[str, Any]) -> dict[str, list[str]]:
         for key, question in questions.items():
             if not isinstance(question, Choice):
-                msg = f"The question {shown(key)} is a {type(question).__name__}; a router only answers a Choice of models."
+                msg = f"The question {shown(key)} is a {type(question).__name__}; a router answers a Choice of models."
                 raise InvalidInputError(msg)
         return {key: list(question.criteria) for key, question in questions.items()}
 

@@ -65,7 +65,7 @@ class UniRouterFeedback(BaseCallbackHandler):
         Returns:
             How many decisions were counted; 0 if the run is not remembered any more, or was not routed.
         """
-        decisions = self._decisions.get(UUID(str(run_id)), [])
+        decisions = self._decisions.get(run_id if isinstance(run_id, UUID) else UUID(run_id), [])
         return sum(self._router.observe(self._router.sign(decision), score, cost) for decision in decisions)
 
     @override

@@ -1,11 +1,13 @@
 """What a conversation is judged by, and which model works on it."""
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
 from unirouter_integrations.errors import InvalidInputError
+from unirouter_integrations.serving._failures import classify, reports_refusal
 from unirouter_integrations.serving._streams import StreamPart
 
 _SILENT_BLOCKS = frozenset({"text", "non_standard"})  # a text block says something by its text
@@ -61,14 +63,21 @@ def last_model(messages: Sequence[BaseMessage]) -> str | None:
     return next((model_of(message) for message in reversed(messages) if isinstance(message, AIMessage)), None)
 
 
-def is_refusal(answer: AIMessage) -> bool:
-    """Whether a provider reports that an answer is a refusal or was filtered."""
-    reported = answer.response_metadata
-    return bool(
-        answer.additional_kwargs.get("refusal")
-        or reported.get("finish_reason") in {"content_filter", "refusal", "SAFETY"}
-        or reported.get("stop_reason") == "refusal"
-    )
+def is_refusal(answer: object) -> bool:
+    """Whether a provider reports that an answer is a refusal or was filtered.
+
+    Args:
+        answer: A message, one that was put together from a stream, or what `include_raw=True` makes of one.
+    """
+    if isinstance(answer, Mapping):
+        error = answer.get("parsing_error")
+        return is_refusal(answer.get("raw")) or (isinstance(error, Exception) and classify(error) == "refused")
+    if not isinstance(answer, AIMessage):
+        return False
+    blocks: list[Any] = []
+    with suppress(Exception):  # the standard blocks of content that is none of them
+        blocks = answer.content_blocks
+    return any(map(reports_refusal, (answer.response_metadata, answer.additional_kwargs, answer.content, blocks)))
 
 
 def describe(chunk: object) -> StreamPart:

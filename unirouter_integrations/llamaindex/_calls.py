@@ -4,12 +4,14 @@ from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from llama_index.core.base.llms.types import ToolCallBlock
+from llama_index.core.base.llms.types import TextBlock, ThinkingBlock, ToolCallBlock
 from llama_index.core.llms import LLM, ChatMessage, ChatResponse, CompletionResponse, MessageRole
 from llama_index.core.prompts import BasePromptTemplate
 
 from unirouter_integrations.grading._models import field_of
+from unirouter_integrations.llamaindex._reports import Written
 from unirouter_integrations.serving._capabilities import CHARACTERS_PER_TOKEN, Needs
+from unirouter_integrations.serving._failures import reports_refusal
 from unirouter_integrations.serving._streams import StreamPart
 
 _CAPABILITY_OF_BLOCK = {
@@ -74,22 +76,19 @@ def call_of_template(llm: LLM, prompt: BasePromptTemplate, given: Mapping[str, A
 
 
 def describe(part: object) -> StreamPart:
-    """What one part of a stream says. What is no text, chat or completion, such as a partial form, is content."""
-    if isinstance(part, str):
-        return StreamPart(part, has_content=bool(part))
-    if not isinstance(part, ChatResponse | CompletionResponse):
-        return StreamPart()
-    text = part.delta or ""
-    calls = isinstance(part, ChatResponse) and not is_text(part)
-    choices = field_of(part.raw, "choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    return StreamPart(
-        text=text,
-        has_content=bool(text or calls or (part.delta is None and str(part))),
-        reports_finish=first is not None,
-        is_finish=bool(field_of(first, "finish_reason")),
-        is_refusal=is_refusal(part),
-    )
+    """What one part of a stream says. A text or form is judged by the parts of responses that led to it, if any."""
+    if isinstance(part, Written):
+        said = [_describe_response(response) for response in part.responses]
+        text = part.value if isinstance(part.value, str) else ""
+        is_form = not (said or part.value is None or isinstance(part.value, str))
+        return StreamPart(
+            text=text,
+            has_content=bool(text) or is_form or any(each.has_content for each in said),
+            reports_finish=any(each.reports_finish for each in said),
+            is_finish=any(each.is_finish for each in said),
+            is_refusal=any(each.is_refusal for each in said),
+        )
+    return _describe_response(part) if isinstance(part, ChatResponse | CompletionResponse) else StreamPart()
 
 
 def is_text(answer: object) -> bool:
@@ -102,13 +101,41 @@ def is_text(answer: object) -> bool:
 
 
 def is_refusal(answer: object) -> bool:
-    """Whether a provider reports that a chat or a completion is a refusal or was filtered."""
-    raw = getattr(answer, "raw", None)
-    choices = field_of(raw, "choices") or field_of(raw, "candidates")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    ended = field_of(first, "finish_reason") or field_of(first, "finishReason")
-    return bool(
-        field_of(field_of(first, "message"), "refusal")
-        or str(getattr(ended, "name", ended)) in {"content_filter", "refusal", "SAFETY"}
-        or field_of(raw, "stop_reason") == "refusal"
+    """Whether a response, or one of those that led to what was written, is empty or a refusal or was filtered."""
+    responses = answer.responses if isinstance(answer, Written) else [answer]
+    return any(
+        not _has_content(response) or _reports_refusal(response)
+        for response in responses
+        if isinstance(response, ChatResponse | CompletionResponse)
     )
+
+
+def _describe_response(response: ChatResponse | CompletionResponse) -> StreamPart:
+    text = response.delta or ""
+    choices = field_of(response.raw, "choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return StreamPart(
+        text=text,
+        has_content=bool(text) or _has_content(response) or _has_thoughts(response),
+        reports_finish=isinstance(choices, list),
+        is_finish=bool(field_of(first, "finish_reason")),
+        is_refusal=not text and _reports_refusal(response),
+    )
+
+
+def _reports_refusal(response: ChatResponse | CompletionResponse) -> bool:
+    noted = response.message.additional_kwargs if isinstance(response, ChatResponse) else response.additional_kwargs
+    return reports_refusal(response.raw) or reports_refusal(noted)
+
+
+def _has_content(response: ChatResponse | CompletionResponse) -> bool:
+    """Whether a response holds an answer: text, a tool call, an image."""
+    if isinstance(response, CompletionResponse):
+        return bool(response.text)
+    blocks = [block for block in response.message.blocks if not isinstance(block, ThinkingBlock)]
+    return not is_text(response) or any(not isinstance(block, TextBlock) or block.text for block in blocks)
+
+
+def _has_thoughts(response: ChatResponse | CompletionResponse) -> bool:
+    blocks = response.message.blocks if isinstance(response, ChatResponse) else []
+    return any(isinstance(block, ThinkingBlock) and block.content for block in blocks)

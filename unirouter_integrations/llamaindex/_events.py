@@ -25,6 +25,7 @@ class UniRouteDecisionEvent(BaseEvent):
         familiarity: From 1, a question like those the router was fitted on, to 0, one unlike all of them.
         basis: Why it was chosen, see `RoutingDecision`.
         excluded: The models that did not take part: `{"model": ..., "kind": ..., "reason": ...}` for each.
+        id: Identifies the decision, as in the answer.
         format_version: Of these fields.
     """
 
@@ -39,6 +40,7 @@ class UniRouteDecisionEvent(BaseEvent):
     familiarity: float
     basis: str
     excluded: list[dict[str, str]] = Field(default_factory=list)
+    id: str
     format_version: int
 
     @classmethod

@@ -30,7 +30,7 @@ from typing_extensions import override
 from unirouter_integrations._checks import check_known
 from unirouter_integrations._router import UniRouter
 from unirouter_integrations.core import LLMProfile
-from unirouter_integrations.errors import InvalidInputError, NoModelError
+from unirouter_integrations.errors import InvalidInputError, NoModelError, StreamCutError
 from unirouter_integrations.grading import Price
 from unirouter_integrations.llamaindex._calls import (
     Call,
@@ -49,6 +49,15 @@ from unirouter_integrations.llamaindex._capabilities import (
 )
 from unirouter_integrations.llamaindex._events import announce
 from unirouter_integrations.llamaindex._options import options_of_call
+from unirouter_integrations.llamaindex._reports import (
+    Written,
+    avalues,
+    awritten,
+    awritten_parts,
+    values,
+    written,
+    written_parts,
+)
 from unirouter_integrations.serving._health import Health
 from unirouter_integrations.serving._options import CallOptions
 from unirouter_integrations.serving._serving import Fallback, Serving, as_check, health_of
@@ -74,6 +83,7 @@ _NO_MODELS = (
 
 
 def _text_answer(answer: object) -> object:
+    answer = answer.value if isinstance(answer, Written) else answer
     return answer if is_text(answer) else None
 
 
@@ -101,17 +111,23 @@ class _Attempt(NamedTuple):
         return answer.model_copy(update={"additional_kwargs": {"unirouter": self.note, **answer.additional_kwargs}})
 
     def noted_stream(self, answers: Generator[R, None, None]) -> Generator[R, None, None]:
-        """`noted`, for every part of a stream."""
+        """`noted`, for every part of a stream. One without any part is no answer."""
+        answer = None
         for answer in answers:
             yield self.noted(answer)
+        if answer is None:
+            raise StreamCutError(self.note["model"])
 
     async def noted_astream(self, answers: AsyncGenerator[R, None]) -> AsyncGenerator[R, None]:
         """Async version of `noted_stream`. Closed early, it closes the model's stream at once."""
+        answer = None
         try:
             async for answer in answers:
                 yield self.noted(answer)
         finally:
             await answers.aclose()
+        if answer is None:
+            raise StreamCutError(self.note["model"])
 
 
 class UniRouterLLM(FunctionCallingLLM):
@@ -136,10 +152,9 @@ class UniRouterLLM(FunctionCallingLLM):
         cost_weight: lambda for the calls of this LLM; None for the router's.
         fallback: Whether the next model of the same decision takes the call after an error that is not the caller's own
             (a wrong request, which every model would refuse); of a stream only before its first content. `"refusals"`:
-            after a refusal or an empty answer as well, where the provider raises an error or its answer to a chat or a
-            completion says so; the texts that templates give do not. Or a function of the error that says so. The
-            decision then names the model that answered, and those that failed among the excluded ones. Errors of a
-            forced model and the last one's are raised unchanged.
+            after a refusal or an empty answer as well. Or a function of the error that says so. The decision then names
+            the model that answered, and those that failed among the excluded ones. Errors of a forced model and the
+            last one's are raised unchanged.
         cooldown: How many seconds a model cools down at first, after more than half of its recent calls failed, unless
             its provider says for how long. It is then asked last, except for one call that probes it.
         default: The name of the model that answers where the question cannot be embedded; None to raise the error.
@@ -315,22 +330,22 @@ class UniRouterLLM(FunctionCallingLLM):
     @override
     def predict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
         call = call_of_template(self, prompt, prompt_args)
-        return self._ask(call, lambda attempt: attempt.model.predict(prompt, **prompt_args))
+        return self._ask_to_write(call, lambda attempt: attempt.model.predict(prompt, **prompt_args))
 
     @override
     async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
         call = call_of_template(self, prompt, prompt_args)
-        return await self._aask(call, lambda attempt: attempt.model.apredict(prompt, **prompt_args))
+        return await self._aask_to_write(call, lambda attempt: attempt.model.apredict(prompt, **prompt_args))
 
     @override
     def stream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenGen:
         call = call_of_template(self, prompt, prompt_args)
-        return self._ask_stream(call, lambda attempt: attempt.model.stream(prompt, **prompt_args))
+        return self._ask_to_stream(call, lambda attempt: attempt.model.stream(prompt, **prompt_args))
 
     @override
     async def astream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenAsyncGen:
         call = call_of_template(self, prompt, prompt_args)
-        return await self._aask_stream(call, lambda attempt: attempt.model.astream(prompt, **prompt_args))
+        return await self._aask_to_stream(call, lambda attempt: attempt.model.astream(prompt, **prompt_args))
 
     @override
     def chat_with_tools(
@@ -413,7 +428,7 @@ class UniRouterLLM(FunctionCallingLLM):
             filled: M = attempt.model.structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
             return filled
 
-        return self._ask(call_of_template(self, prompt, prompt_args), ask)
+        return self._ask_to_write(call_of_template(self, prompt, prompt_args), ask)
 
     @override
     async def astructured_predict(
@@ -423,7 +438,7 @@ class UniRouterLLM(FunctionCallingLLM):
             filled: M = await attempt.model.astructured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
             return filled
 
-        return await self._aask(call_of_template(self, prompt, prompt_args), ask)
+        return await self._aask_to_write(call_of_template(self, prompt, prompt_args), ask)
 
     @override
     def stream_structured_predict(
@@ -432,7 +447,7 @@ class UniRouterLLM(FunctionCallingLLM):
         def ask(attempt: _Attempt) -> Generator[Any, None, None]:
             return attempt.model.stream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
 
-        return self._ask_stream(call_of_template(self, prompt, prompt_args), ask)
+        return self._ask_to_stream(call_of_template(self, prompt, prompt_args), ask)
 
     @override
     async def astream_structured_predict(
@@ -441,7 +456,7 @@ class UniRouterLLM(FunctionCallingLLM):
         async def ask(attempt: _Attempt) -> AsyncGenerator[Any, None]:
             return await attempt.model.astream_structured_predict(output_cls, prompt, llm_kwargs, **prompt_args)
 
-        return await self._aask_stream(call_of_template(self, prompt, prompt_args), ask)
+        return await self._aask_to_stream(call_of_template(self, prompt, prompt_args), ask)
 
     @override
     def as_structured_llm(self, output_cls: type[BaseModel], **kwargs: Any) -> StructuredLLM:
@@ -508,6 +523,31 @@ class UniRouterLLM(FunctionCallingLLM):
             (routed,) = await serving.adecide([self._request(call, options)])
             return await serving.astream(routed, lambda routed: ask(self._begin(routed)))
 
+    def _ask_to_write(self, call: Call, ask: Callable[[_Attempt], T], *, checked: bool = True) -> T:
+        """`_ask`, where the answer alone does not say whether it was refused."""
+        return self._ask(call, lambda attempt: written(attempt.model, lambda: ask(attempt)), checked=checked).value
+
+    async def _aask_to_write(self, call: Call, ask: Callable[[_Attempt], Awaitable[T]], *, checked: bool = True) -> T:
+        """Async version of `_ask_to_write`."""
+        answer = await self._aask(call, lambda attempt: awritten(attempt.model, lambda: ask(attempt)), checked=checked)
+        return answer.value
+
+    def _ask_to_stream(
+        self, call: Call, ask: Callable[[_Attempt], Generator[T, None, None]]
+    ) -> Generator[T, None, None]:
+        """`_ask_stream`, where the parts alone do not say whether the answer was refused or cut."""
+        return values(self._ask_stream(call, lambda attempt: written_parts(attempt.note["model"], ask(attempt))))
+
+    async def _aask_to_stream(
+        self, call: Call, ask: Callable[[_Attempt], Awaitable[AsyncGenerator[T, None]]]
+    ) -> AsyncGenerator[T, None]:
+        """Async version of `_ask_to_stream`."""
+
+        async def open_stream(attempt: _Attempt) -> AsyncGenerator[Written[T | None], None]:
+            return awritten_parts(attempt.note["model"], await ask(attempt))
+
+        return avalues(await self._aask_stream(call, open_stream))
+
     def _serving_of(self, *, checked: bool = True) -> Serving:
         if not self._models:
             raise NoModelError(_NO_MODELS)
@@ -553,28 +593,28 @@ class _StructuredUniRouterLLM(StructuredLLM):
     @override
     def predict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
         call = call_of_template(self, prompt, prompt_args)
-        return self.llm._ask(  # noqa: SLF001  # one LLM in two classes
+        return self.llm._ask_to_write(  # noqa: SLF001  # one LLM in two classes
             call, lambda attempt: self._around(attempt).predict(prompt, **prompt_args), checked=False
         )
 
     @override
     async def apredict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
         call = call_of_template(self, prompt, prompt_args)
-        return await self.llm._aask(  # noqa: SLF001  # one LLM in two classes
+        return await self.llm._aask_to_write(  # noqa: SLF001  # one LLM in two classes
             call, lambda attempt: self._around(attempt).apredict(prompt, **prompt_args), checked=False
         )
 
     @override
     def stream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenGen:
         call = call_of_template(self, prompt, prompt_args)
-        return self.llm._ask_stream(  # noqa: SLF001  # one LLM in two classes
+        return self.llm._ask_to_stream(  # noqa: SLF001  # one LLM in two classes
             call, lambda attempt: self._around(attempt).stream(prompt, **prompt_args)
         )
 
     @override
     async def astream(self, prompt: BasePromptTemplate, **prompt_args: Any) -> TokenAsyncGen:
         call = call_of_template(self, prompt, prompt_args)
-        return await self.llm._aask_stream(  # noqa: SLF001  # one LLM in two classes
+        return await self.llm._aask_to_stream(  # noqa: SLF001  # one LLM in two classes
             call, lambda attempt: self._around(attempt).astream(prompt, **prompt_args)
         )
 

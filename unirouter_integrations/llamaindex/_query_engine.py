@@ -1,13 +1,19 @@
 """`UniRouterQueryEngine`: one retrieval for each query, and an answer by the model chosen for it."""
 
-from collections.abc import MutableMapping, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, MutableMapping, Sequence
 from inspect import signature
-from typing import Any, NamedTuple
+from typing import Any
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.base.response.schema import RESPONSE_TYPE, Response
+from llama_index.core.base.response.schema import (
+    RESPONSE_TYPE,
+    AsyncStreamingResponse,
+    Response,
+    StreamingResponse,
+)
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.indices.prompt_helper import ChatPromptHelper, PromptHelper
 from llama_index.core.llms import LLM
@@ -22,12 +28,20 @@ from unirouter_integrations._checks import check_known
 from unirouter_integrations._router import UniRouter
 from unirouter_integrations.core import LLMProfile
 from unirouter_integrations.grading import Price, ScorerLike
-from unirouter_integrations.grading._models import collected_responses
-from unirouter_integrations.llamaindex._calls import is_refusal
+from unirouter_integrations.llamaindex._calls import describe, is_refusal
 from unirouter_integrations.llamaindex._capabilities import as_llm, capabilities_of
 from unirouter_integrations.llamaindex._events import announce
 from unirouter_integrations.llamaindex._options import options_of_call
 from unirouter_integrations.llamaindex._query_vectors import QueryVectors
+from unirouter_integrations.llamaindex._reports import (
+    Written,
+    avalues,
+    awritten,
+    awritten_parts,
+    values,
+    written,
+    written_parts,
+)
 from unirouter_integrations.llamaindex._selector import UniRouterSelectorResult
 from unirouter_integrations.serving._capabilities import CHARACTERS_PER_TOKEN, Needs
 from unirouter_integrations.serving._options import CallOptions
@@ -35,24 +49,13 @@ from unirouter_integrations.serving._serving import Fallback, Serving, as_check,
 from unirouter_integrations.serving._steps import CallRequest, Framework, RoutedCall
 
 
-class _Written(NamedTuple):
-    """A response, and those of the LLM calls that led to it: only these say whether a provider refused."""
-
-    response: RESPONSE_TYPE
-    llm_responses: list[Any]
-
-
-def _is_refusal(written: _Written) -> bool:
-    return any(map(is_refusal, written.llm_responses))
-
-
-def _text_answer(written: _Written) -> str | None:
-    response = written.response
+def _text_answer(answer: object) -> str | None:
+    response = answer.value if isinstance(answer, Written) else None
     # Where nothing was retrieved, LlamaIndex gives a fixed text and asks no model.
     return response.response if isinstance(response, Response) and response.source_nodes else None
 
 
-_ENGINES = Framework(as_llm, capabilities_of, _is_refusal, _text_answer)
+_ENGINES = Framework(as_llm, capabilities_of, is_refusal, _text_answer, describe)
 
 
 class UniRouterQueryEngine(BaseQueryEngine):
@@ -71,14 +74,13 @@ class UniRouterQueryEngine(BaseQueryEngine):
             embedder=embed_model)`). Then a query is embedded once, for the decision and for the retrieval.
         node_postprocessors: Applied to what was retrieved, in order.
         callback_manager: None for that of `Settings`.
-        fallback: Whether the next best model writes the answer if one fails, see `UniRouterLLM`; with `"refusals"` also
-            if one of the LLM calls for it was refused. No other model takes over from a streamed answer, which fails
-            only where it is read, nor after a `ValueError` or `TypeError` in the refining response modes, where
-            LlamaIndex logs it and goes on; for that, let the index's own query engine have a `UniRouterLLM`.
+        fallback: Whether the next best model writes the answer if one of the LLM calls for it fails, also where
+            LlamaIndex would go on without it; see `UniRouterLLM`. With `"refusals"` also if one was refused.
         cooldown: See `UniRouterLLM`.
         default: See `UniRouterLLM`. With `embed_model`, a query that cannot be embedded cannot be retrieved either.
         embedding_timeout: See `UniRouterLLM`.
-        timeout: See `UniRouterLLM`; of one model's whole answer.
+        timeout: See `UniRouterLLM`; of one model's whole answer, with all the LLM calls for it.
+        first_token_timeout: See `UniRouterLLM`.
         deadline: See `UniRouterLLM`.
         max_attempts: See `UniRouterLLM`.
         escalate: See `UniRouterLLM`. Streamed answers are not checked.
@@ -110,6 +112,7 @@ class UniRouterQueryEngine(BaseQueryEngine):
         default: str | None = None,
         embedding_timeout: float | None = 10.0,
         timeout: float | None = 300.0,
+        first_token_timeout: float | None = 120.0,
         deadline: float | None = None,
         max_attempts: int | None = None,
         escalate: ScorerLike | None = None,
@@ -125,6 +128,7 @@ class UniRouterQueryEngine(BaseQueryEngine):
         self.default = default
         self.embedding_timeout = embedding_timeout
         self.timeout = timeout
+        self.first_token_timeout = first_token_timeout
         self.deadline = deadline
         self.max_attempts = max_attempts
         self.escalate = as_check(escalate)
@@ -156,7 +160,7 @@ class UniRouterQueryEngine(BaseQueryEngine):
             self.embedding_timeout,
             self.escalate,
             self.timeout,
-            None,
+            self.first_token_timeout,
             self.deadline,
             self.max_attempts,
         )
@@ -208,15 +212,30 @@ class UniRouterQueryEngine(BaseQueryEngine):
     ) -> RESPONSE_TYPE:
         """Have the model that the query is routed to write an answer from these nodes."""
 
-        def ask(routed: RoutedCall) -> _Written:
-            with collected_responses() as responses:
-                synthesizer = self._begin(routed)
-                return _Written(synthesizer.synthesize(query_bundle, nodes, additional_source_nodes), responses)
+        def ask(routed: RoutedCall) -> Written[RESPONSE_TYPE]:
+            synthesizer = self._begin(routed)
+            return written(routed.model, lambda: synthesizer.synthesize(query_bundle, nodes, additional_source_nodes))
 
-        serving = self._serving
+        serving, opened = self._serving, list[tuple[RoutedCall, RESPONSE_TYPE]]()
+
+        def open_stream(routed: RoutedCall) -> Iterator[Written[str | None]]:
+            response = ask(routed).value
+            opened.append((routed, response))
+            tokens = response.response_gen if isinstance(response, StreamingResponse) else iter([str(response)])
+            return written_parts(routed.decision.model, tokens)
+
         with options_of_call() as options:
             (routed,) = serving.decide([self._request(query_bundle, nodes, options)])
-            return self._noted(*serving.call(routed, ask))
+            if not self._synthesis.get("streaming"):
+                routed, answer = serving.call(routed, ask)
+                return self._noted(routed, answer.value)
+            tokens = values(serving.stream(routed, open_stream))
+        routed, response = opened[-1]
+        if isinstance(response, StreamingResponse):
+            response.response_gen = tokens
+        else:
+            deque(tokens)  # there is nothing to stream: it ends here
+        return self._noted(routed, response)
 
     @override
     async def asynthesize(
@@ -227,15 +246,33 @@ class UniRouterQueryEngine(BaseQueryEngine):
     ) -> RESPONSE_TYPE:
         """Async version of `synthesize`."""
 
-        async def ask(routed: RoutedCall) -> _Written:
-            with collected_responses() as responses:
-                synthesizer = self._begin(routed)
-                return _Written(await synthesizer.asynthesize(query_bundle, nodes, additional_source_nodes), responses)
+        async def ask(routed: RoutedCall) -> Written[RESPONSE_TYPE]:
+            synthesizer = self._begin(routed)
+            return await awritten(
+                routed.model, lambda: synthesizer.asynthesize(query_bundle, nodes, additional_source_nodes)
+            )
 
-        serving = self._serving
+        serving, opened = self._serving, list[tuple[RoutedCall, RESPONSE_TYPE]]()
+
+        async def open_stream(routed: RoutedCall) -> AsyncGenerator[Written[str | None], None]:
+            response = (await ask(routed)).value
+            opened.append((routed, response))
+            tokens = response.response_gen if isinstance(response, AsyncStreamingResponse) else _one(str(response))
+            return awritten_parts(routed.decision.model, tokens)
+
         with options_of_call() as options:
             (routed,) = await serving.adecide([self._request(query_bundle, nodes, options)])
-            return self._noted(*await serving.acall(routed, ask))
+            if not self._synthesis.get("streaming"):
+                routed, answer = await serving.acall(routed, ask)
+                return self._noted(routed, answer.value)
+            tokens = avalues(await serving.astream(routed, open_stream))
+        routed, response = opened[-1]
+        if isinstance(response, AsyncStreamingResponse):
+            response.response_gen = tokens
+        else:
+            async for _ in tokens:
+                pass
+        return self._noted(routed, response)
 
     @override
     def _query(self, query_bundle: QueryBundle) -> RESPONSE_TYPE:
@@ -289,8 +326,12 @@ class UniRouterQueryEngine(BaseQueryEngine):
         return known[1]
 
     @staticmethod
-    def _noted(routed: RoutedCall, written: _Written) -> RESPONSE_TYPE:
-        response, decision = written.response, routed.decision
+    def _noted(routed: RoutedCall, response: RESPONSE_TYPE) -> RESPONSE_TYPE:
+        decision = routed.decision
         result = UniRouterSelectorResult.of(decision, [*routed.models])
         response.metadata = {**(response.metadata or {}), "selector_result": result, "unirouter": decision.as_dict()}
         return response
+
+
+async def _one(text: str) -> AsyncGenerator[str, None]:
+    yield text

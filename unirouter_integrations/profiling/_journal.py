@@ -6,7 +6,8 @@ stores the value and the cost, under a hash of the answer's hash, the scorer's n
 stored, it stores every grade. It never stores a prompt, a reference or a provider's key.
 
 Several processes on one machine may share a journal. A process claims a prompt before it makes the call, and its claims
-end when it does. A call counts as done once its answer is on the disk.
+end when it does: it holds a lock on a file beside the journal, which the system frees however the process ends, and
+only then. A call counts as done once its answer is on the disk.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 from uuid import uuid4
 
+from unirouter_integrations._checks import shown_path
 from unirouter_integrations.errors import StorageError
 from unirouter_integrations.grading import Answer, Example, Usage
 from unirouter_integrations.grading._models import settings_json
@@ -29,10 +34,8 @@ from unirouter_integrations.grading._models import settings_json
 T = TypeVar("T")
 
 _APPLICATION_ID = 0x756E6972  # "unir", in the header of the file
-_VERSION = 2
+_VERSION = 3
 _LOCK_TIMEOUT_SECONDS = 60.0  # how long to wait for another process that writes
-_HEARTBEAT_SECONDS = 1.0  # how often a process reports that it is alive
-_DEAD_AFTER_SECONDS = 5.0  # without a heartbeat; several of them may be late on a busy machine
 _POLL_SECONDS = 0.1
 _SCHEMA = (
     f"PRAGMA application_id = {_APPLICATION_ID}",
@@ -41,9 +44,9 @@ _SCHEMA = (
     output_tokens INTEGER, cached_tokens INTEGER, seconds REAL NOT NULL, logprob REAL) WITHOUT ROWID""",
     "CREATE TABLE grades (key BLOB PRIMARY KEY, value REAL, cost REAL NOT NULL) WITHOUT ROWID",
     "CREATE TABLE claims (key BLOB PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE owners (owner TEXT PRIMARY KEY, seen REAL NOT NULL) WITHOUT ROWID",
 )
-_UPGRADES = {1: ("ALTER TABLE answers ADD COLUMN logprob REAL", "PRAGMA user_version = 2")}
+# From each version to the next. There the order of columns is that of today's tables as well.
+_UPGRADES = {1: "ALTER TABLE answers ADD COLUMN logprob REAL", 2: "DROP TABLE owners"}
 _ANSWER_TYPES = (str | None, str | None, int | None, int | None, int | None, float, float | None)
 _GRADE_TYPES = (float | int | None, float | int)
 
@@ -103,25 +106,40 @@ class Journal:
         self.store_answers = store_answers
         self._owner = uuid4().hex
         self._thread = ThreadPoolExecutor(1, "unirouter-journal")
+        self._opened = ExitStack()
+        # The working folder may have changed by the next look at a lock.
+        self._locks = None if path is None else os.path.abspath(path)  # noqa: PTH100
         self._queue: list[tuple[Callable[[sqlite3.Connection], Any], asyncio.Future[Any]]] = []
-        self._writer: asyncio.Task[None] | None = None
+        self._is_committing = False
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
         try:
-            self._connection = await loop.run_in_executor(self._thread, open_journal, self.path)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
         except BaseException:
-            self._thread.shutdown(wait=False)
+            await self._close()
             raise
-        await self._do(self._report_alive)
-        self._heartbeat = loop.create_task(self._keep_alive())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._heartbeat.cancel()
-        await self._do(self._clean_up)
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
-        self._thread.shutdown(wait=False)
+        try:
+            with suppress(StorageError):  # such as a full disk; the claims end with the lock, too
+                await self._do(self._clean_up)
+        finally:
+            await self._close()
+
+    def _open(self) -> None:
+        self._connection = self._opened.enter_context(closing(open_journal(self.path)))
+        if self._locks is not None:
+            try:
+                self._opened.enter_context(_holding(_lock_path(self._locks, self._owner)))
+            except sqlite3.Error as error:
+                msg = f"The journal {shown_path(self._locks)} cannot be locked: {error}."
+                raise StorageError(msg) from error
+
+    async def _close(self) -> None:
+        closed = asyncio.get_running_loop().run_in_executor(self._thread, self._opened.close)
+        self._thread.shutdown(wait=False)  # what is queued is done, also if this is cancelled now
+        await closed
 
     async def find(self, keys: Sequence[Keys]) -> dict[Keys, Entry]:
         """Return the stored answers among these keys."""
@@ -133,13 +151,12 @@ class Journal:
         def work(connection: sqlite3.Connection) -> bool:
             if connection.execute("SELECT 1 FROM answers WHERE key = ?", (key,)).fetchone():
                 return False
-            dead = "SELECT owner FROM owners WHERE seen < ?"
-            connection.execute(
-                f"DELETE FROM claims WHERE key = ? AND owner IN ({dead})",  # noqa: S608
-                (key, time.time() - _DEAD_AFTER_SECONDS),
-            )
-            claimed = connection.execute("INSERT OR IGNORE INTO claims VALUES (?, ?)", (key, self._owner))
-            return claimed.rowcount == 1
+            for (owner,) in connection.execute("SELECT owner FROM claims WHERE key = ?", (key,)).fetchall():
+                if self._is_alive(owner):
+                    return False
+                _remove_claims(connection, owner)
+            connection.execute("INSERT INTO claims VALUES (?, ?)", (key, self._owner))
+            return True
 
         return await self._do(work)
 
@@ -173,45 +190,50 @@ class Journal:
     def _release(self, connection: sqlite3.Connection, key: bytes) -> None:
         connection.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (key, self._owner))
 
-    def _report_alive(self, connection: sqlite3.Connection) -> None:
-        connection.execute("INSERT OR REPLACE INTO owners VALUES (?, ?)", (self._owner, time.time()))
-
     def _clean_up(self, connection: sqlite3.Connection) -> None:
         """Remove the claims of this process, and those of processes that died."""
-        connection.execute("DELETE FROM owners WHERE owner = ?", (self._owner,))
-        connection.execute("DELETE FROM owners WHERE seen < ?", (time.time() - _DEAD_AFTER_SECONDS,))
-        connection.execute("DELETE FROM claims WHERE owner NOT IN (SELECT owner FROM owners)")
+        for (owner,) in connection.execute("SELECT DISTINCT owner FROM claims").fetchall():
+            if owner == self._owner or not self._is_alive(owner):
+                _remove_claims(connection, owner)
 
-    async def _keep_alive(self) -> None:
-        while True:
-            await asyncio.sleep(_HEARTBEAT_SECONDS)
-            await self._do(self._report_alive)
+    def _is_alive(self, owner: object) -> bool:
+        """Whether the process of a claim is running. If it died, the file of its lock is removed."""
+        if owner == self._owner:
+            return True
+        if self._locks is None or not isinstance(owner, str) or not owner.isalnum():
+            return False
+        lock = _lock_path(self._locks, owner)
+        if _is_held(lock):
+            return True
+        _remove(lock)
+        return False
 
     async def _do(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Return the result of some work on the database, once it is committed."""
         loop = asyncio.get_running_loop()
         done: asyncio.Future[T] = loop.create_future()
         self._queue.append((work, done))
-        if self._writer is None or self._writer.done():
-            self._writer = loop.create_task(self._write())
+        if not self._is_committing:
+            self._is_committing = True
+            loop.call_soon(self._commit_queue)  # with what arrives at the same time; no task, which could be cancelled
         return await done
 
-    async def _write(self) -> None:
-        while self._queue:
-            batch, self._queue = self._queue, []
-            commit = asyncio.get_running_loop().run_in_executor(self._thread, self._commit, [work for work, _ in batch])
-            try:
-                results = await commit
-            except Exception as error:  # noqa: BLE001  # raised in `_do`
-                for _, done in batch:
-                    if not done.cancelled():
-                        done.set_exception(error)
-                continue
-            for (_, done), result in zip(batch, results, strict=True):
-                if not done.cancelled():
-                    done.set_result(result)
+    def _commit_queue(self) -> None:
+        batch, self._queue = self._queue, []
+        works, waiting = zip(*batch, strict=True)
+        commit = asyncio.get_running_loop().run_in_executor(self._thread, self._commit, works)
+        commit.add_done_callback(partial(self._settle, waiting))
 
-    def _commit(self, works: list[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
+    def _settle(self, waiting: Sequence[asyncio.Future[Any]], commit: asyncio.Future[list[Any]]) -> None:
+        error = commit.exception()
+        for index, done in enumerate(waiting):
+            if not done.done():
+                done.set_result(commit.result()[index]) if error is None else done.set_exception(error)
+        self._is_committing = bool(self._queue)
+        if self._queue:
+            self._commit_queue()
+
+    def _commit(self, works: Sequence[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
         try:
             with self._connection:
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -221,7 +243,7 @@ class Journal:
         except (sqlite3.Error, ValueError) as error:
             is_operational = isinstance(error, sqlite3.OperationalError) and "decode" not in str(error)
             reason = f"{error}" if is_operational else "it is damaged"
-            msg = f"The journal {os.fspath(self.path or '')!r} cannot be used: {reason}."
+            msg = f"The journal {shown_path(self.path or '')} cannot be used: {reason}."
             raise StorageError(msg) from None  # the original may quote an answer
 
 
@@ -241,7 +263,8 @@ def open_journal(path: str | os.PathLike[str] | None) -> sqlite3.Connection:
             raise
     except (sqlite3.Error, UnicodeDecodeError) as error:  # the schema of a damaged file may not be text
         msg = (
-            f"The journal {where!r} cannot be opened: {error}. The journal needs its own file, in a folder that exists."
+            f"The journal {shown_path(where)} cannot be opened: {error}. The journal needs its own file, in a folder "
+            "that exists."
         )
         raise StorageError(msg) from error
     return connection
@@ -254,20 +277,23 @@ def _prepare(connection: sqlite3.Connection, where: str) -> None:
             connection.execute(f"{what}").fetchone()[0]
             for what in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_schema")
         )
-        if not tables or (application == _APPLICATION_ID and version in _UPGRADES):
-            for statement in _UPGRADES[version] if tables else _SCHEMA:
-                connection.execute(statement)
+        if not tables:
+            _make(connection, where)
+        elif application == _APPLICATION_ID and version in _UPGRADES:
+            for earlier in range(version, _VERSION):
+                connection.execute(_UPGRADES[earlier])
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
         elif application != _APPLICATION_ID:
-            msg = f"{where!r} is a database, but not a journal. Use another file for the journal."
+            msg = f"{shown_path(where)} is a database, but not a journal. Use another file for the journal."
             raise StorageError(msg)
         elif version != _VERSION:
             msg = (
-                f"The journal {where!r} has version {version}, but this version of unirouter-integrations reads "
-                f"{_VERSION}. Upgrade unirouter-integrations."
+                f"The journal {shown_path(where)} has version {version}, but this version of unirouter-integrations "
+                f"reads {_VERSION}. Upgrade unirouter-integrations."
             )
             raise StorageError(msg)
         if [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_schema")] != [*_SCHEMA[2:]]:
-            msg = f"The tables in {where!r} are not those of a journal; the file is damaged."
+            msg = f"The tables in {shown_path(where)} are not those of a journal; the file is damaged."
             raise StorageError(msg)
     deadline = time.monotonic() + _LOCK_TIMEOUT_SECONDS
     while where:
@@ -279,6 +305,47 @@ def _prepare(connection: sqlite3.Connection, where: str) -> None:
                 raise
             time.sleep(_POLL_SECONDS)
     connection.execute("PRAGMA synchronous = FULL")
+
+
+def _make(connection: sqlite3.Connection, where: str) -> None:
+    if where:
+        with suppress(FileNotFoundError):  # a database that is not in a file
+            os.chmod(where, 0o600)  # noqa: PTH101  # it may be a str; SQLite's other files follow it
+    for statement in _SCHEMA:
+        connection.execute(statement)
+
+
+def _lock_path(journal: str, owner: str) -> Path:
+    return Path(f"{journal}-{owner}")
+
+
+@contextmanager
+def _holding(path: Path) -> Iterator[None]:
+    """Hold a lock on a file, as long as this process lives at most. SQLite knows how, on every system."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
+    _remove(path)
+
+
+def _is_held(path: Path) -> bool:
+    """Whether a process holds the lock."""
+    where = f"{path.absolute().as_uri()}?mode=rw"  # which does not make the file
+    try:
+        with closing(sqlite3.connect(where, timeout=0, isolation_level=None, uri=True)) as connection:
+            connection.execute("SELECT 1 FROM sqlite_schema")
+    except sqlite3.DatabaseError as error:
+        return error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+    return False
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # on Windows, while another process looks at it
+        path.unlink()
+
+
+def _remove_claims(connection: sqlite3.Connection, owner: object) -> None:
+    connection.execute("DELETE FROM claims WHERE owner = ?", (owner,))
 
 
 def read_entries(connection: sqlite3.Connection, keys: Sequence[Keys]) -> dict[Keys, Entry]:

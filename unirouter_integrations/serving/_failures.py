@@ -52,69 +52,45 @@ _RULES: tuple[tuple[str, Failure, str], ...] = (
     ("code", "too_long", r"413|(request|payload|input|prompt)_too_(large|long)"),
     ("code", "other", r"unsupported_(parameter|value)"),  # one caller's parameter must not put the model to rest
     ("code", "gone", r"insufficient_(quota|credits?|balance|funds)|billing\w*|payment_required|credit\w*_exhausted"),
-    (
-        "code",
-        "gone",
-        r"\w*api_?key\w*|(un)?authenticat\w*|unauthorized|forbidden|(permission|access)_?(denied|error)\w*",
-    ),
+    ("code", "gone", r"\w*api_?key\w*|(un)?authenticat\w*|unauthorized"),
+    ("code", "gone", r"forbidden|(permission|access)_?(denied|error)\w*"),
     ("code", "gone", r"Expired_?Token\w*|UnrecognizedClient\w*|InvalidClientTokenId|\w+Signature\w*|account_\w+"),
     ("code", "gone", r"(\w+_)?not_found(_error)?|\w*NotFound(Exception)?|invalid_model|unsupported_(model|country)\w*"),
     ("code", "gone", r"model_?(not?_\w+|decommissioned|deprecated|retired|terms_required)|organization_restricted"),
     ("code", "gone", r"OperationNotSupported|unimplemented|failed_precondition"),
     ("code", "transient", r"\w*(rate_?limit|too_many_requests|throttl|overloaded|unavailable|time_?out|capacity)\w*"),
-    (
-        "code",
-        "transient",
-        r"(api|server)_error|internal|internal_?(server_?)?(error|exception|failure)|deadline_exceeded",
-    ),
-    ("code", "transient", r"resource_exhausted|slow_down|aborted|cancelled|ServiceQuotaExceeded\w*"),
+    ("code", "transient", r"(api|server)_error|internal|internal_?(server_?)?(error|exception|failure)"),
+    ("code", "transient", r"resource_exhausted|deadline_exceeded|slow_down|aborted|cancelled|ServiceQuotaExceeded\w*"),
     ("code", "transient", r"Model(Error|StreamError|NotReady)Exception"),
     ("code", "garbled", r"tool_use_failed|json_validate_failed|malformed_\w+"),
     # 3. Statuses that leave no doubt; texts where providers give the same status to different things.
     ("status", "gone", r"401|402|407|410|451"),
     ("status", "transient", r"408|409|423|424|425|429|498"),
-    (
-        "text",
-        "too_long",
-        r"context.?(length|window|size|limit|overflow)|(maximum|too many|less than|exceed).{0,40}tokens",
-    ),
+    ("text", "too_long", r"context.?(length|window|size|limit|overflow)"),
+    ("text", "too_long", r"(maximum|too many|less than|exceed).{0,40}tokens"),
     ("text", "too_long", r"(prompt|input|request|messages?\b).{0,60} too (long|large)|reduce the length|prompt length"),
     ("text", "too_long", r"token (limit|count)|payload size|expected maxLength"),
     ("status", "transient", r"5\d\d"),
-    (
-        "text",
-        "refused",
-        r"'code': 'content_filter'|content (management polic|filter)|usage (polic|guideline)|\bflagged\b",
-    ),
-    ("text", "refused", r"safety (system|filter)|content exists risk|inappropriate content|blocked (input|output)"),
+    ("text", "refused", r"'code': 'content_filter'|content (management polic|filter)|safety (system|filter)"),
+    ("text", "refused", r"usage (polic|guideline)|\bflagged\b|content exists risk|blocked (input|output)"),
     ("text", "refused", r"terminated early: .{0,40}(SAFETY|PROHIBITED|BLOCKLIST|RECITATION|SPII)"),
     ("text", "request", r"/errors/(INVALID_PROMPT_INPUT|MESSAGE_COERCION_FAILURE)"),  # links of LangChain
     ("text", "request", r"(?<!__init__\(\)) got an unexpected keyword argument"),
     ("text", "gone", r"credit balance|(insufficient|out of|not enough) (credit|balance|fund|quota)|your current quota"),
     ("text", "gone", r"(usage|spend|spending) limit|payment method"),
     ("text", "gone", r"(invalid|incorrect|missing|expired|no) (api|subscription|access|security|auth\w*).?(key|token)"),
-    (
-        "text",
-        "gone",
-        r"api.?key\b.{0,40}(not valid|invalid|expired|not found|be set)|security token|authentication method",
-    ),
+    ("text", "gone", r"api.?key\b.{0,40}(not valid|invalid|expired|not found|be set)"),
+    ("text", "gone", r"security token|authentication method"),
     ("text", "gone", r"(locate|find|load|default) credentials|(not|n.t) have (access|permission)|access denied"),
     ("text", "gone", r"(invalid|unknown|no such) model\b|model identifier is invalid|no models? (is |are )?loaded"),
     ("text", "gone", r"(unable to|can.?not|can.t) (access|load|find) (the )?model|on-demand throughput"),
-    (
-        "text",
-        "gone",
-        r"\b(model|deployment)s?\b.{0,80}(not exist|n.t exist|not found|not loaded|unloaded|not deployed)",
-    ),
+    ("text", "gone", r"\b(model|deployment)s?\b.{0,80}(not|n.t) (exist|found|loaded|deployed)|model is unloaded"),
     ("text", "gone", r"\bmodel\b.{0,80}(was removed|decommissioned|deprecated|retired|no longer|end of (its )?life)"),
     ("text", "gone", r"(not|n.t) support (tool|function)|(tool|function).?(calling|use|s)\b.{0,30}(not |un)supported"),
     ("text", "gone", r"support tool use|tool choice requires"),
     ("text", "other", r"(not|n.t) support|unsupported|supports at most"),  # a parameter, images: as for code "other"
-    (
-        "text",
-        "garbled",
-        r"no generation chunks|null value for 'choices'|missing 'choices'|no 'output' key|no candidates",
-    ),
+    ("text", "garbled", r"no generation chunks|null value for 'choices'|missing 'choices'"),
+    ("text", "garbled", r"no 'output' key|no candidates"),
     # 4. What is left.
     ("status", "gone", r"403|404|405"),
     ("status", "request", r"400|422"),
@@ -122,20 +98,22 @@ _RULES: tuple[tuple[str, Failure, str], ...] = (
     ("class", "request", r"\w*(Invalid|Bad)RequestError|UnprocessableEntityError"),
     ("class", "gone", r"\w*(Authenti|PermissionDenied|Unauthori|Forbidden|Credential|(?<!File)NotFound|Refresh)\w*"),
     ("class", "garbled", r"\w*(JSONDecode|UnicodeDecode|Decode|Decoding|ContentType)Error"),
-    ("class", "transient", r"\w*(Time(o|dO|do)ut|Deadline|Connect|RateLimit|TooManyRequests|Throttl|Exhausted)\w*"),
-    ("class", "transient", r"\w*(Overloaded|Unavailable|StatusLine|Incomplete|InvalidChunk|BrokenPipe|NoResponse)\w*"),
-    ("class", "transient", r"\w*(Read|Write|Close|Stream|Server|ModelAPI|Retry|Proxy|Network|Transport|URL)Error"),
+    ("class", "transient", r"\w*(Time(o|dO|do)ut|Deadline|Connect|Incomplete|StatusLine|InvalidChunk|BrokenPipe)\w*"),
+    ("class", "transient", r"\w*(RateLimit|TooManyRequests|Throttl|Exhausted|Overloaded|Unavailable|NoResponse)\w*"),
     (
         "class",
         "transient",
-        r"\w*(Protocol|Payload|Encoding|SSL|Resource|Resolution|Request|Response|EOF)Error|gaierror|herror",
+        r"\w*(Read|Write|Close|Stream|Server|Streaming|ModelAPI|Retry|Proxy|Network|Transport|URL)Error",
     ),
+    ("class", "transient", r"\w*(Protocol|Payload|Encoding|SSL|Resource|Resolution|Request|Response|EOF)Error"),
+    ("class", "transient", r"gaierror|herror|EndOfStream"),
     ("code", "transient", r"is_retryable"),
 )
 
 _MAX_TEXT = 2000  # characters of a message that are searched; some quote a whole response
 _MAX_BODY = 100_000  # characters of a body that is parsed
 _MAX_LINKS = 16  # errors of a chain that are looked at
+_MAX_NODES = 256  # parts of a report of an answer that are looked at
 _CODES = ("status_code", "status", "code", "type", "reason", "error_code", "error_type", "Code", "HTTPStatusCode")
 _MESSAGES = ("message", "Message", "msg", "error", "detail")
 _BODIES = (
@@ -162,7 +140,7 @@ _NO_BLOCKS = frozenset({"", "BLOCKED_REASON_UNSPECIFIED", "BLOCK_REASON_UNSPECIF
 _REASONS = ("finish_reason", "finishReason", "stop_reason", "stopReason", "reason")
 _BLOCKS = ("block_reason", "blockReason")
 _FILTERED = ("prompt_filter_results", "content_filter_results", "content_filter_result")
-_ALTERNATIVES = ("choices", "candidates")  # the first one is the answer
+_CHOICES = ("choices", "candidates")  # the first one is the answer
 _PARTS = (
     *("message", "delta", "messageStop", "response", "data", "output", "content"),
     *("incomplete_details", "prompt_feedback", "promptFeedback"),
@@ -210,7 +188,7 @@ def retry_after(error: BaseException) -> float | None:
             seconds = _seconds_of(headers)
             if seconds is not None:
                 return seconds
-        asked = re.search(r"retryDelay\W{1,6}([\d.]{1,9})s", str(_field(link, "details")))  # of Google
+        asked = re.search(r"retryDelay\W{1,6}(\d{1,9}(\.\d{1,9})?)s", _string(_field(link, "details")))  # of Google
         if asked:
             return float(asked[1])
     return None
@@ -222,7 +200,13 @@ def reports_refusal(report: object) -> bool:
     Args:
         report: A raw response or a part of a stream, of any provider, or LangChain's `response_metadata`.
     """
-    return _reports_refusal(report, depth=6)
+    nodes = [report]
+    for node in nodes:
+        if _says_refused(node):
+            return True
+        if len(nodes) < _MAX_NODES:
+            nodes += _parts(node)
+    return False
 
 
 def _by_rules(error: BaseException, links: list[BaseException]) -> Failure | None:
@@ -241,9 +225,9 @@ def _links(error: BaseException, *, implicit: bool = False) -> list[BaseExceptio
     links = [error]
     for link in links:
         further = [*link.exceptions] if isinstance(link, BaseExceptionGroup) else []
-        further.append(link.__cause__)
-        if implicit and not link.__suppress_context__:
-            further.append(link.__context__)
+        further.append(_field(link, "__cause__"))
+        if implicit and not _field(link, "__suppress_context__"):
+            further.append(_field(link, "__context__"))
         links += [each for each in further if each is not None and not any(each is known for known in links)]
         if len(links) >= _MAX_LINKS:
             break
@@ -266,7 +250,7 @@ def _evidence(links: list[BaseException]) -> dict[str, list[str]]:
         if isinstance(first, tuple) and first and not isinstance(first[0], str | bytes):
             _read(first[0], found, depth=3)  # a body; langchain-openai raises ValueError(body)
         if len(found["text"]) == texts:  # no body says it in one sentence
-            found["text"].append(_string(link))
+            found["text"].append(_string(link)[:_MAX_TEXT])
     found["status"] = found["status"][:1]  # the outermost
     return found
 
@@ -291,7 +275,8 @@ def _read(node: object, found: dict[str, list[str]], depth: int) -> None:
                 value = value()
         _note_code(_field(value, "name") or value, found)  # the name of an enumeration's member
     if isinstance(node, Mapping):
-        found["text"] += [text[:_MAX_TEXT] for name in _MESSAGES if isinstance(text := node.get(name), str)]
+        messages = (node.get(name) for name in _MESSAGES)
+        found["text"] += [message[:_MAX_TEXT] for message in messages if isinstance(message, str)]
     for value in _bodies(node):
         _read(value, found, depth - 1)
 
@@ -315,10 +300,12 @@ def _parsed(text: str) -> object:
 
 
 def _note_code(value: object, found: dict[str, list[str]]) -> None:
-    if isinstance(value, int | str) and not isinstance(value, bool):
-        code = str(value)[:100].rpartition("#")[2].strip().replace(" ", "_").replace("-", "_")
+    if type(value) is int and value in range(1000):
+        value = str(value)
+    if isinstance(value, str):
+        code = value[:100].rpartition("#")[2].strip().replace(" ", "_").replace("-", "_")
         found["code"].append(code)
-        if code.isdecimal() and len(code) == 3 and code[0] in "45":  # noqa: PLR2004
+        if re.fullmatch("[45][0-9]{2}", code):
             found["status"].append(code)
 
 
@@ -329,30 +316,27 @@ def _field(node: object, name: str) -> Any:
     return None
 
 
-def _string(error: BaseException) -> str:
+def _string(value: object) -> str:
     with suppress(Exception):
-        return str(error)[:_MAX_TEXT]
+        return str(value)
     return ""
 
 
 def _seconds_of(headers: Any) -> float | None:
-    if not hasattr(headers, "items"):
-        return None
-    by_name = {str(name).lower(): value for name, value in headers.items()}
+    by_name: dict[str, Any] = {}
+    with suppress(Exception):
+        by_name = {str(name).lower(): value for name, value in headers.items()}
     for name, per_second in (("retry-after-ms", 1000), ("retry-after", 1)):
-        with suppress(KeyError, TypeError, ValueError):
+        with suppress(Exception):
             seconds = float(by_name[name]) / per_second
             return max(seconds, 0.0) if math.isfinite(seconds) else None
-    with suppress(KeyError, TypeError, ValueError):
+    with suppress(Exception):
         return max((parsedate_to_datetime(by_name["retry-after"]) - datetime.now(UTC)).total_seconds(), 0.0)
     return None
 
 
-def _reports_refusal(report: object, depth: int) -> bool:
-    if isinstance(report, list | tuple):
-        return any(_reports_refusal(each, depth) for each in report[:64])
-    if depth == 0 or report is None or isinstance(report, str | bytes | int | float):
-        return False
+def _says_refused(report: object) -> bool:
+    """Whether a part of a report itself says it."""
     refusal = _field(report, "refusal")
     return (
         (isinstance(refusal, str) and bool(refusal))
@@ -360,13 +344,18 @@ def _reports_refusal(report: object, depth: int) -> bool:
         or any(_REFUSAL_REASONS.fullmatch(_reason(_field(report, name))) for name in _REASONS)
         or any(_reason(_field(report, name)) not in _NO_BLOCKS for name in _BLOCKS)
         or any(_is_filtered(_field(report, name)) for name in _FILTERED)
-        or any(_reports_refusal(_first(_field(report, name)), depth - 1) for name in _ALTERNATIVES)
-        or any(_reports_refusal(_field(report, name), depth - 1) for name in _PARTS)
     )
 
 
-def _first(choices: object) -> object:
-    return next(iter(choices), None) if isinstance(choices, list | tuple) else None
+def _parts(report: object) -> list[object]:
+    """The parts of a report that may say it."""
+    if isinstance(report, list | tuple):
+        return [*report[:_MAX_NODES]]
+    if report is None or isinstance(report, str | bytes | int | float):
+        return []
+    choices = [_field(report, name) for name in _CHOICES]
+    firsts = [each[0] for each in choices if isinstance(each, list | tuple) and each]
+    return [*firsts, *(part for name in _PARTS if (part := _field(report, name)) is not None)]
 
 
 def _reason(value: object) -> str:

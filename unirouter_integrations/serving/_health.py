@@ -8,16 +8,17 @@ start) and resilience4j's half-open state.
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from unirouter_integrations._concurrency import ForkSafeLock, renew_after_fork
+
 # With these numbers 99.94% of calls were answered where five models fail 20% of the time, and the best model kept its
 # share at 2, 20 and 200 calls a second, on a virtual clock; trips by failures in a row lost it two thirds of its share.
 _HALF_LIFE_SECONDS = 30.0  # after which a call counts half
-_MIN_CALLS = 5.0  # recent calls from which on a failure rate counts
+_MIN_CALLS = 4.5  # recent calls from which on a failure rate counts: five, of which the older ones count a little less
 _MAX_FAILURE_RATE = 0.5
 _MAX_FAILURES_IN_A_ROW = 10  # an outage after many good calls; one in ten million where calls fail 20% of the time
 _COOLDOWN_GROWTH = 2.0  # each time that a model fails again right after it cooled down
@@ -27,9 +28,11 @@ _MAX_RETRY_AFTER_SECONDS = 120.0  # a longer wait that a provider asks for is cu
 _MAX_COOLING_SHARE = 0.5  # panic threshold: if more of the models cool down, health is ignored
 _RECOVERED_SLOTS = 16  # calls at once from which on a recovering model counts as recovered
 _SLOW_COOLDOWN_SECONDS = 5.0
-_SLOW_FACTOR = 10.0  # an answer that takes this many times as long as usual counts as a failure
+_SLOW_FACTOR = 10.0  # an answer that takes this many times as long as usual counts as a failure, ...
+_MIN_SLOW_SECONDS = 1.0  # ... unless it takes less than this: behind a cache or on a busy machine, factors mean little
 _USUAL_CALLS = 16  # answers from which on a model has a usual time
-_LATENCY_WEIGHT = 0.02  # of the newest answer in the usual time, so that a lasting change becomes usual
+_USUAL_HALF_LIFE_SECONDS = 600.0  # so that a lasting change becomes usual, but not before a slow model cools down
+_MAX_LATENCY_WEIGHT = 0.02  # of the newest answer in the usual time, where answers are rare
 # The retry budget, as gRPC has it: an outage of all models must not multiply the calls to them.
 _MAX_RETRY_TOKENS = 100.0
 _TOKENS_PER_ANSWER = 4.0
@@ -59,6 +62,7 @@ class _Record:
     failures: float = 0.0
     in_a_row: int = 0  # failures since the last success
     updated: float = 0.0
+    elapsed: float = 0.0  # between the last two updates
     cooldowns: int = 0
     seconds: float = 0.0  # the last cooldown
     until: float | None = None  # None: closed or recovering
@@ -69,8 +73,14 @@ class _Record:
 
     def decay(self, now: float) -> None:
         """Let older calls count less."""
-        kept = 0.5 ** ((now - self.updated) / _HALF_LIFE_SECONDS)
-        self.calls, self.failures, self.updated = self.calls * kept, self.failures * kept, now
+        self.elapsed, self.updated = now - self.updated, now
+        kept = 0.5 ** (self.elapsed / _HALF_LIFE_SECONDS)
+        self.calls, self.failures = self.calls * kept, self.failures * kept
+
+    @property
+    def has_high_failure_rate(self) -> bool:
+        """Whether enough recent calls failed."""
+        return self.calls >= _MIN_CALLS and self.failures > _MAX_FAILURE_RATE * self.calls
 
 
 class Health:
@@ -88,7 +98,13 @@ class Health:
         self._clock = clock
         self._records: dict[str, _Record] = {}
         self._retry_tokens, self._refilled = _MAX_RETRY_TOKENS, clock()
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        """See `renew_after_fork`. The calls in progress are the parent's, and do not end here."""
+        for record in self._records.values():
+            record.in_flight = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy knows what the original knew, and has no calls in progress."""
@@ -103,7 +119,8 @@ class Health:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
+        renew_after_fork(self)
 
     def start(self, model: str) -> TrackedCall:
         """Note that a call of a model begins."""
@@ -138,8 +155,8 @@ class Health:
             record.calls += 1
             if self._is_slow(record, self._clock() - call.began if seconds is None else seconds):
                 record.failures += 1
-                if record.calls >= _MIN_CALLS and record.failures > _MAX_FAILURE_RATE * record.calls:
-                    self._cool_down(record, record.seconds or _SLOW_COOLDOWN_SECONDS)
+                if record.slots is not None or record.has_high_failure_rate:
+                    self._cool_down(record, _SLOW_COOLDOWN_SECONDS)
                 return
             record.in_a_row = 0
             if record.until is not None and record.until > self._clock():
@@ -166,8 +183,7 @@ class Health:
             record.failures += 1
             record.in_a_row += 1
             is_probe = record.slots is not None
-            is_rate_high = record.calls >= _MIN_CALLS and record.failures > _MAX_FAILURE_RATE * record.calls
-            is_rate_high |= record.in_a_row >= _MAX_FAILURES_IN_A_ROW
+            is_rate_high = record.has_high_failure_rate or record.in_a_row >= _MAX_FAILURES_IN_A_ROW
             if retry_after is not None:
                 self._cool_down(record, min(retry_after, _MAX_RETRY_AFTER_SECONDS))
             elif is_probe or is_rate_high:
@@ -202,11 +218,14 @@ class Health:
         return {} if len(found) > _MAX_COOLING_SHARE * len(listed) else found
 
     def _is_slow(self, record: _Record, seconds: float) -> bool:
-        slow = record.answers >= _USUAL_CALLS and seconds > _SLOW_FACTOR * record.usual_seconds
-        weight = max(_LATENCY_WEIGHT, 1 / (record.answers + 1))
-        record.usual_seconds += weight * (seconds - record.usual_seconds)
-        record.answers += 1
-        return slow
+        if record.answers < _USUAL_CALLS:
+            record.answers += 1
+            record.usual_seconds += (seconds - record.usual_seconds) / record.answers
+            return False
+        limit = max(_SLOW_FACTOR * record.usual_seconds, _MIN_SLOW_SECONDS)
+        weight = min(1 - 0.5 ** (record.elapsed / _USUAL_HALF_LIFE_SECONDS), _MAX_LATENCY_WEIGHT)
+        record.usual_seconds += weight * (min(seconds, limit) - record.usual_seconds)
+        return seconds > limit
 
     def _record(self, model: str) -> _Record:
         record = self._records.get(model)
@@ -228,5 +247,6 @@ class Health:
         record.calls = record.failures = 0.0
         record.in_a_row = 0
         record.cooldowns += 1
-        record.until = self._clock() + seconds
+        until = self._clock() + seconds
+        record.until = until if record.until is None else max(record.until, until)  # a provider may have asked for more
         record.slots = 1

@@ -60,6 +60,7 @@ T = TypeVar("T")
 
 Fallback = bool | Literal["refusals"] | Callable[[Exception], bool]
 
+_STARTED: Any = object()
 _GONE_COOLDOWN_SECONDS = 60.0  # of a model whose key, name or quota is refused
 _SCORERS_WITHOUT_REFERENCE = ("confidence", "probability")
 
@@ -219,10 +220,12 @@ class Serving:
         """
 
         def opened(routed: RoutedCall) -> OpenStream[T]:
-            return OpenStream[T](self.framework.describe).hold(lambda: open_stream(routed))
+            stream = OpenStream[T](self.framework.describe).hold(lambda: open_stream(routed))
+            return _with_content_or_end(routed, stream)
 
-        routed, stream, tracked = drive(self._call(routed, is_stream=True), opened)
-        return self._parts(routed, stream, tracked)
+        parts = self._parts(*drive(self._call(routed, is_stream=True), opened))
+        next(parts)  # from here on its end is noted, even if nobody reads it
+        return parts
 
     async def astream(
         self, routed: RoutedCall, open_stream: Callable[[RoutedCall], Awaitable[AsyncGenerator[T, None]]]
@@ -230,14 +233,18 @@ class Serving:
         """Async version of `stream`. Closed early, the returned generator closes the model's stream at once."""
 
         async def opened(routed: RoutedCall) -> OpenStream[T]:
-            return await OpenStream[T](self.framework.describe).ahold(await open_stream(routed))
+            stream = await OpenStream[T](self.framework.describe).ahold(await open_stream(routed))
+            return _with_content_or_end(routed, stream)
 
-        routed, stream, tracked = await adrive(self._call(routed, is_stream=True), opened)
-        return self._aparts(routed, stream, tracked)
+        parts = self._aparts(*await adrive(self._call(routed, is_stream=True), opened))
+        await anext(parts)
+        return parts
 
     def _parts(self, routed: RoutedCall, stream: OpenStream[T], tracked: TrackedCall) -> Generator[T, None, None]:
+        """The parts of a stream, after one that only starts the generator."""
         ended = False
         try:
+            yield _STARTED
             yield from stream.parts
             while stream.rest is not None and (part := run_with_timeout(self.timeout, stream.read)) is not None:
                 yield part
@@ -251,10 +258,12 @@ class Serving:
             stream.close()
 
     async def _aparts(self, routed: RoutedCall, stream: OpenStream[T], tracked: TrackedCall) -> AsyncGenerator[T, None]:
+        """Async version of `_parts`."""
         import asyncio
 
         ended = False
         try:
+            yield _STARTED
             for part in stream.parts:
                 yield part
             while stream.rest is not None:
@@ -374,9 +383,7 @@ class Serving:
         return terms._replace(among=(self.default,), excluded=(*terms.excluded, *others), reserve=reserve)
 
     def _call(self, routed: RoutedCall, *, is_stream: bool = False) -> Rule[tuple[RoutedCall, Any, TrackedCall]]:
-        standing: tuple[RoutedCall, Any, TrackedCall] | None = (
-            None  # a doubted answer, until a better one comes
-        )
+        standing: tuple[RoutedCall, Any, TrackedCall] | None = None  # a doubted answer, until a better one comes
         ends_at = None if self.deadline is None else time.monotonic() + self.deadline
         limit = self.first_token_timeout if is_stream else self.timeout
         routed = self._fresh(routed)
@@ -449,26 +456,17 @@ class Serving:
 
     def _after_answer(self, routed: RoutedCall, tracked: TrackedCall, answer: object) -> RoutedCall | None:
         """The call as the next model takes it after a refusal or a stream without content, if that is asked for."""
-        name = routed.decision.model
-        if isinstance(answer, OpenStream) and not answer.has_content:
-            if answer.is_cut:
-                self.health.failed(tracked, cooldown=self.cooldown)
-                return _rerouted(routed, Exclusion(name, "failed", "its stream ended before it said anything"))
-            refused = True
-        elif isinstance(answer, OpenStream):
+        if isinstance(answer, OpenStream) and answer.has_content:
             return None  # its verdict comes at its end
-        else:
-            self.health.succeeded(tracked)
-            refused = self.fallback == "refusals" and self.framework.is_refusal(answer)
-        if self.fallback != "refusals" or not refused:
-            return None
         self.health.succeeded(tracked)
-        return _rerouted(routed, Exclusion(name, "refused", "it refused"))
+        if self.fallback != "refusals" or not (isinstance(answer, OpenStream) or self.framework.is_refusal(answer)):
+            return None
+        return _rerouted(routed, Exclusion(routed.decision.model, "refused", "it refused"))
 
     def _after_rejection(self, routed: RoutedCall) -> RoutedCall | None:
         """The call as the next model takes it that is expected to err less."""
         exclusion = Exclusion(routed.decision.model, "rejected", "its answer did not pass")
-        return _rerouted(routed, exclusion, routed.decision.better)
+        return _rerouted(routed._replace(reserve=()), exclusion, routed.decision.better)
 
     def _capabilities(self, name: str, model: Any) -> Mapping[str, Any]:
         return {**self.framework.capabilities_of(model), **declared_capabilities(name, self.models)}
@@ -525,6 +523,13 @@ def health_of(models: object) -> Health:
     return models.health if isinstance(models, ModelRegistry) else Health()
 
 
+def _with_content_or_end(routed: RoutedCall, stream: OpenStream[T]) -> OpenStream[T]:
+    """The stream; a `StreamCutError` is raised if it was cut before it said anything."""
+    if not stream.has_content and stream.is_cut:
+        raise StreamCutError(routed.decision.model)
+    return stream
+
+
 def _allowed(request: CallRequest, models: Mapping[str, Any], snapshot: Snapshot) -> list[str]:
     """The models that may take a call. A model takes part once it has both an object and a profile."""
     if request.among is None:
@@ -534,7 +539,7 @@ def _allowed(request: CallRequest, models: Mapping[str, Any], snapshot: Snapshot
         if unknown:
             msg = f"There is no model {unknown[0]!r}; the models are {', '.join(map(repr, models)) or 'none'}."
             raise UnknownModelError(msg)
-        names = list(request.among)
+        names = list(dict.fromkeys(request.among))
         snapshot.pool.check(names)
     if not names:
         msg = (

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from unirouter_integrations._concurrency import run_sync, run_with_timeout
 from unirouter_integrations.core import PromptClusters, RoutingDecision, Snapshot
-from unirouter_integrations.embedding import LocalEmbedder, Vectors
+from unirouter_integrations.embedding import Vectors
 from unirouter_integrations.grading import Example, Scorer
 from unirouter_integrations.grading._models import answer_of
 from unirouter_integrations.serving._capabilities import Needs
@@ -109,14 +109,11 @@ class Embed(NamedTuple):
 
     def perform(self, _: object) -> Vectors:
         """Embed them now."""
-        is_local = isinstance(self.clusters.embedder, LocalEmbedder)  # it computes here, and always ends
-        return run_with_timeout(None if is_local else self.timeout, lambda: self.clusters.embed(self.texts))
+        return self.clusters.embed(self.texts, timeout=self.timeout)
 
     async def aperform(self, _: object) -> Vectors:
         """Async version of `perform`."""
-        import asyncio
-
-        return await asyncio.wait_for(self.clusters.aembed(self.texts), self.timeout)
+        return await self.clusters.aembed(self.texts, timeout=self.timeout)
 
 
 class Ask(NamedTuple):

@@ -1,35 +1,31 @@
-"""The faces of the package and their peers in this process, and every way to call them, as functions from a question."""
+"""Every way to call the faces of the package, and their peers of LangChain: functions from a question to a text."""
 
 import inspect
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from fault_cells import FIRST_TOKEN_TIMEOUT, TIMEOUT, Way
+from fault_server import Way
 from langchain.agents import create_agent
 from langchain.agents.middleware import ModelFallbackMiddleware
 from langchain_core.messages import AIMessage
-from langchain_openai import ChatOpenAI
 from llama_index.core import Document, MockEmbedding, VectorStoreIndex
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.llms import LLM, ChatMessage
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.tools import FunctionTool
-from llama_index.llms.openai_like import OpenAILike
 from pydantic import BaseModel
 
 from unirouter_integrations import UniRouter
 from unirouter_integrations.langchain import ChatUniRouter, UniRouterMiddleware
 from unirouter_integrations.llamaindex import UniRouterLLM, UniRouterQueryEngine
-from unirouter_integrations.serving import ModelRegistry
 
 KINDS = ("sum", "poem", "date")
 
 Settings = Mapping[str, Any]
-Models = Mapping[str, Any]
+Models = MutableMapping[str, Any]
 
 
 class Note(BaseModel):
@@ -62,7 +58,11 @@ def router_of(names: tuple[str, ...]) -> UniRouter:
 def client(framework: str, name: str, url: str, **settings: Any) -> Any:
     """A real OpenAI client of a framework. It tries once: trying again is the router's part."""
     if framework == "langchain":
+        from langchain_openai import ChatOpenAI
+
         return ChatOpenAI(model=name, base_url=url, api_key="test", max_retries=0, **settings)  # type: ignore[arg-type]
+    from llama_index.llms.openai_like import OpenAILike  # type: ignore[import-untyped,unused-ignore]
+
     return OpenAILike(
         model=name,
         api_base=url,
@@ -278,13 +278,9 @@ def _llm_ways() -> dict[str, Way]:
         "achat": way(_achat),
         "complete": way(lambda llm, question: llm.complete(question).text),
         "acomplete": way(_acomplete),
-        "tools, chat": way(
-            lambda llm, question: _tool_arguments(llm, llm.chat_with_tools(_TOOLS, user_msg=question))
-        ),
+        "tools, chat": way(lambda llm, question: _tool_arguments(llm, llm.chat_with_tools(_TOOLS, user_msg=question))),
         "tools, achat": way(_achat_with_tools),
-        "form, predict": way(
-            lambda llm, question: _field(llm.structured_predict(Note, _TEMPLATE, query_str=question))
-        ),
+        "form, predict": way(lambda llm, question: _field(llm.structured_predict(Note, _TEMPLATE, query_str=question))),
         "form, apredict": way(_apredicted_form),
         "stream_chat": way(
             lambda llm, question: "".join(part.delta or "" for part in llm.stream_chat(_said(question))), streamed=True
@@ -350,19 +346,3 @@ PEERS: dict[str, dict[str, Way]] = {
     "with_fallbacks": chat_ways(_with_fallbacks),
     "ModelFallbackMiddleware": agent_ways(_fallback_agent),
 }
-_DEFAULTS = {"timeout": TIMEOUT, "first_token_timeout": FIRST_TOKEN_TIMEOUT}
-_making = threading.Lock()
-
-
-def routed(way: Way, urls: Mapping[str, str], settings: Settings) -> Any:
-    """A face of the package over real clients as they are by default, with the timeouts that would be its own."""
-    with _making:
-        models = {name: client(way.framework, name, url) for name, url in urls.items()}
-    return way.make(ModelRegistry(models), {**_DEFAULTS, **settings})
-
-
-def peer(way: Way, urls: Mapping[str, str], settings: Settings) -> Any:
-    """A peer. It has no timeouts, so its clients have."""
-    with _making:
-        models = {name: client(way.framework, name, url, timeout=TIMEOUT) for name, url in urls.items()}
-    return way.make(models, settings)
