@@ -36,6 +36,7 @@ class _Forkable(Protocol):
 
 _idle_workers: deque[queue.SimpleQueue[Callable[[], None]]] = deque()
 _forkable: weakref.WeakKeyDictionary[_Forkable, None] = weakref.WeakKeyDictionary()
+_held_for_fork: list[ForkSafeLock] = []
 
 
 def renew_after_fork(thing: _Forkable) -> None:
@@ -47,20 +48,38 @@ def renew_after_fork(thing: _Forkable) -> None:
     _forkable[thing] = None
 
 
+def _wait_until_forkable() -> None:
+    for thing in list(_forkable):
+        if isinstance(thing, ForkSafeLock) and thing.delays_forks:
+            thing.__enter__()
+            _held_for_fork.append(thing)
+
+
+def _go_on() -> None:
+    while _held_for_fork:
+        _held_for_fork.pop().__exit__()
+
+
 def _renew_all() -> None:
+    _held_for_fork.clear()
     _idle_workers.clear()
     for thing in list(_forkable):
         thing.after_fork()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_renew_all)
+    os.register_at_fork(before=_wait_until_forkable, after_in_parent=_go_on, after_in_child=_renew_all)
 
 
 class ForkSafeLock:
-    """A lock that is free in a forked process, even if a thread of the parent held it."""
+    """A lock that is free in a forked process, even if a thread of the parent held it.
 
-    def __init__(self) -> None:
+    Args:
+        delays_forks: Whether a fork waits until the lock is free, because what it guards cannot be forked halfway.
+    """
+
+    def __init__(self, *, delays_forks: bool = False) -> None:
+        self.delays_forks = delays_forks
         self.after_fork()
         renew_after_fork(self)
 

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import dataclasses
 import pickle
+import re
 import threading
 from typing import Any
 
@@ -45,7 +46,9 @@ def test_a_decision_says_what_and_why(router: UniRouter) -> None:
         f"poet for cluster {decision.cluster} (poem): expected error 0.00 ± 0.05 at cost 2; "
         "next would be oracle, expected error 0.00 ± 0.05 at cost 10 (cost weight 0.05)."
     )
-    assert decision.as_dict() == {
+    noted = decision.as_dict()
+    assert re.fullmatch("[0-9a-f]{16}", noted.pop("id"))
+    assert noted == {
         "model": "poet",
         "cluster": decision.cluster,
         "expected_error": 0.0,

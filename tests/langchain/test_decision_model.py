@@ -70,7 +70,7 @@ def test_what_it_cannot_answer_is_named(router: UniRouter) -> None:
     from langchain_core.decisions import Choice, Noul
 
     model, request = asked(router)
-    with pytest.raises(InvalidInputError, match="The question 'urgent' is a Noul; a router only answers a Choice"):
+    with pytest.raises(InvalidInputError, match="The question 'urgent' is a Noul; a router answers a Choice of models"):
         model.invoke({**request, "questions": {"urgent": Noul(instructions="?")}})
     with pytest.raises(UnknownModelError, match="Not registered: 'fast'"):
         model.invoke({**request, "questions": {"who": Choice(instructions="?", criteria={"fast": None})}})

@@ -69,7 +69,7 @@ async def test_an_async_check_and_a_judge_work_everywhere(router: UniRouter) -> 
 
     assert noted(chat(router, check).invoke("sum"))[0] == "good"
     assert noted(await chat(router, check).ainvoke("sum"))[0] == "good"
-    strict = judge(ChatFake(model="judge", replies=["Wrong. Score: 0"]), price=Price(0, 0))
+    strict = judge(ChatFake(model="judge", replies=["Wrong.\nScore: 0"]), price=Price(0, 0))
     assert noted(chat(router, strict).invoke("sum"))[0] == "best"
 
 

@@ -189,7 +189,7 @@ def test_saving_to_a_url_and_unknown_kinds_of_url_are_refused(tmp_path: Path) ->
     with pytest.raises(StorageError, match=r"upload it, router\.json last"):
         toy_router("hard").save("memory://router")
     pytest.importorskip("fsspec")
-    with pytest.raises(StorageError, match="no URL that fsspec knows"):
+    with pytest.raises(StorageError, match="no URL that fsspec can use"):
         UniRouter.load("nothing-like-it://router")
 
 

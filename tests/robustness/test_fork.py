@@ -121,6 +121,7 @@ def test_a_child_is_free_of_the_locks_of_its_parent(tmp_path: Path) -> None:
     asyncio.run(router.aroute("a poem"))
     _concurrency.run_sync(asyncio.sleep(0))
     locks = [each for each in _concurrency._forkable if isinstance(each, _concurrency.ForkSafeLock)]
+    assert not [each for each in locks if each.delays_forks]
     assert len(locks) > 7
     with held_elsewhere([*locks, learning.explorer.bit_generator.lock]):
         print(in_child(work))
@@ -156,6 +157,33 @@ def test_a_child_has_its_own_threads(tmp_path: Path) -> None:
         assert alive() == [], alive()
 
     print(in_child(work))
+    """
+    assert run(tmp_path, script) == "0\n"
+
+
+def test_a_child_can_write_to_a_file_that_its_parent_was_writing_to(tmp_path: Path) -> None:
+    """SQLite would take the locks of its parent for its own, and the file for locked, for ever."""
+    script = """
+    import sqlite3
+    from unirouter_integrations.learning import _stores
+
+    store, sums = SQLiteStatistics(folder + "/statistics.db"), _stores.np.ones((5, 3))
+    entered, go_on, read = threading.Event(), threading.Event(), _stores._read_sums
+
+    def slowly(*arguments):
+        entered.set()
+        assert go_on.wait(60)
+        return read(*arguments)
+
+    _stores._read_sums = slowly
+    writer = threading.Thread(target=store.add, args=({"a": sums}, "first"))
+    writer.start()
+    entered.wait()
+    threading.Timer(0.2, go_on.set).start()
+    _stores._LOCK_TIMEOUT = 0.1
+    print(in_child(lambda: store.add({"a": sums}, "second")))
+    writer.join()
+    store.add({"a": sums}, "third")
     """
     assert run(tmp_path, script) == "0\n"
 

@@ -163,8 +163,11 @@ def terms(text: str) -> list[str]:
 
 def _excerpt(text: str) -> str:
     """Return the head and the tail of a long text, where what is asked for is written."""
+    if len(text) <= _MAX_CHARACTERS:
+        return text
     half = _MAX_CHARACTERS // 2
-    return text if len(text) <= _MAX_CHARACTERS else f"{text[:half]}\n{text[-half:]}"
+    head, tail = text[:half], text[-half:]
+    return f"{head.rpartition(' ')[0] or head}\n{tail}"  # a word that is cut counts once
 
 
 def distinct_texts(texts: Sequence[str]) -> list[str]:

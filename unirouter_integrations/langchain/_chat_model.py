@@ -71,15 +71,11 @@ def checking() -> AbstractContextManager[None]:
     return traced(RunnableConfig(tags=["nostream"]))
 
 
-def _is_refusal(answer: object) -> bool:
-    return isinstance(answer, AIMessage) and is_refusal(answer)
-
-
 def _text_answer(answer: object) -> AIMessage | None:
     return answer if isinstance(answer, AIMessage) and not answer.tool_calls else None
 
 
-_LANGCHAIN = Framework(as_chat_model, capabilities_of, _is_refusal, _text_answer, describe, checking)
+_LANGCHAIN = Framework(as_chat_model, capabilities_of, is_refusal, _text_answer, describe, checking)
 
 
 class _RoutedInput(NamedTuple):

@@ -99,7 +99,6 @@ def describe(chunk: object) -> StreamPart:
         has_content=says_something,
         reports_finish="model_provider" in reported,  # which LangChain's own clients of providers state
         is_finish=any(reported.get(key) for key in _FINISH_REASONS),
-        is_refusal=is_refusal(chunk),
     )
 
 

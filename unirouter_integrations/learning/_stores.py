@@ -166,13 +166,18 @@ class SQLiteStatistics:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.path.abspath(path)  # noqa: PTH100  # the working folder may have changed by the next call
+        # Forked during a call, SQLite would take the file for locked by the child itself, for ever.
+        self._lock = ForkSafeLock(delays_forks=True)
 
     def __repr__(self) -> str:
         return f"SQLiteStatistics({self._path!r})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SQLiteStatistics, (self._path,)  # a copy has a lock of its own
+
     def add(self, observed: Mapping[str, Sums], batch: str, /) -> None:  # noqa: ARG002  # a failed transaction adds nothing
         """See `StatisticsStore`."""
-        with closing(self._connect()) as connection, connection:
+        with self._lock, closing(self._connect()) as connection, connection:
             connection.execute("BEGIN IMMEDIATE")
             earlier = _read_sums(connection, observed)
             rows = [(key, _to_bytes(merge(earlier.get(key), sums))) for key, sums in observed.items()]
@@ -180,7 +185,7 @@ class SQLiteStatistics:
 
     def read(self, keys: Iterable[str], /) -> dict[str, Sums]:
         """See `StatisticsStore`."""
-        with closing(self._connect()) as connection:
+        with self._lock, closing(self._connect()) as connection:
             return _read_sums(connection, keys)
 
     def _connect(self) -> sqlite3.Connection:

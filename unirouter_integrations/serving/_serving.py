@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from unirouter_integrations._checks import number, one_of, whole_number
+from unirouter_integrations._checks import number, one_of, shown, whole_number
 from unirouter_integrations._concurrency import run_with_timeout
 from unirouter_integrations._router import UniRouter
 from unirouter_integrations.core import Exclusion, LLMProfile, RoutingDecision, Snapshot
@@ -131,7 +131,7 @@ class Serving:
             whole_number(self.max_attempts, "max_attempts", low=1)
         if self.default is not None and self.default not in self.models:
             names = ", ".join(map(repr, self.models))
-            msg = f"default should be one of the models, {names}, but is {self.default!r}."
+            msg = f"default should be one of the models, {names}, but is {shown(self.default)}."
             raise InvalidInputError(msg)
 
     def models_now(self) -> dict[str, Any]:
@@ -158,10 +158,10 @@ class Serving:
         made = self.framework.as_model(name, model)
         if not isinstance(profile, LLMProfile) or profile.name != name:
             found = repr(profile) if isinstance(profile, LLMProfile) else type(profile).__name__
-            msg = f"{name!r} needs its own profile (router.profile({name!r}, ...) makes it), not {found}."
+            msg = f"{shown(name)} needs its own profile (router.profile({shown(name)}, ...) makes it), not {found}."
             raise InvalidInputError(msg)
         if price is not None and not isinstance(self.models, ModelRegistry):
-            msg = f"A dict of models has no place for the price of {name!r}; give models=ModelRegistry(...)."
+            msg = f"A dict of models has no place for the price of {shown(name)}; give models=ModelRegistry(...)."
             raise InvalidInputError(msg)
         check_price(name, price)
         if price is None and self.models.get(name) is not made:  # the price of the model before it is not its own
@@ -494,7 +494,7 @@ def as_check(escalate: ScorerLike | None) -> Scorer | None:
     scorer = as_scorer(escalate)
     if isinstance(escalate, str) and escalate not in _SCORERS_WITHOUT_REFERENCE:
         names = " or ".join(_SCORERS_WITHOUT_REFERENCE)
-        msg = f"The scorer {escalate!r} needs a reference, which a call does not have; escalate by {names}."
+        msg = f"The scorer {shown(escalate)} needs a reference, which a call does not have; escalate by {names}."
         raise InvalidInputError(msg)
     return scorer
 
@@ -512,7 +512,7 @@ def check_profiles(router: UniRouter, names: Iterable[str]) -> None:
     missing = [name for name in names if name not in router.profiles]
     if missing:
         msg = (
-            f"The router has no profile of {', '.join(map(repr, missing))}; it has {list(router.models)}. "
+            f"The router has no profile of {', '.join(map(shown, missing))}; it has {list(router.models)}. "
             "Register one first: router.register(router.profile(name, prompts, scores, cost=...))."
         )
         raise InvalidInputError(msg)
@@ -537,7 +537,7 @@ def _allowed(request: CallRequest, models: Mapping[str, Any], snapshot: Snapshot
     else:
         unknown = [name for name in request.among if name not in models]
         if unknown:
-            msg = f"There is no model {unknown[0]!r}; the models are {', '.join(map(repr, models)) or 'none'}."
+            msg = f"There is no model {shown(unknown[0])}; the models are {', '.join(map(repr, models)) or 'none'}."
             raise UnknownModelError(msg)
         names = list(dict.fromkeys(request.among))
         snapshot.pool.check(names)
