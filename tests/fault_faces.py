@@ -165,7 +165,7 @@ def _events_ways(make: Callable[[Models, Settings], Any]) -> dict[str, Way]:
 def _routed_agent(tools: Sequence[Any] = ()) -> Callable[[Models, Settings], Any]:
     def make(models: Models, settings: Settings) -> Any:
         router = router_of(tuple(models))
-        middleware: Any = UniRouterMiddleware(router, models, **accepted(UniRouterMiddleware, settings))  # type: ignore[arg-type]
+        middleware: Any = UniRouterMiddleware(router, models, **accepted(UniRouterMiddleware, settings))
         return create_agent(next(iter(models.values())), [*tools], middleware=[middleware])
 
     return make
@@ -228,7 +228,7 @@ _TEMPLATE = PromptTemplate("{query_str}")
 
 def _routed_llm(models: Models, settings: Settings) -> Any:
     router = router_of(tuple(models))
-    return UniRouterLLM(router=router, models=models, **accepted(UniRouterLLM, settings))  # type: ignore[arg-type]
+    return UniRouterLLM(router=router, models=models, **accepted(UniRouterLLM, settings))
 
 
 def _said(question: str) -> list[ChatMessage]:
@@ -306,7 +306,7 @@ def _routed_engine(*, streaming: bool) -> Callable[[Models, Settings], Any]:
         known = accepted(UniRouterQueryEngine, settings)
         return UniRouterQueryEngine(
             router=router,
-            models=models,  # type: ignore[arg-type]
+            models=models,
             retriever=_retriever(),
             streaming=streaming,
             **known,

@@ -14,9 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_integrations._checks import number, shown_path, whole_number
+from unirouter_integrations._checks import number, whole_number
 from unirouter_integrations._concurrency import ForkSafeLock
-from unirouter_integrations._storage import read_folder, write_folder
 from unirouter_integrations.core._calibration import goal
 from unirouter_integrations.core._clusters import Assignment, PromptClusters, fit_clusters
 from unirouter_integrations.core._decision import RoutingDecision
@@ -33,7 +32,7 @@ from unirouter_integrations.core._profiles import (
 from unirouter_integrations.core._snapshot import RouterState, Snapshot, checked_names
 from unirouter_integrations.data import Outcomes, as_outcomes
 from unirouter_integrations.embedding import EmbedderLike, Vectors
-from unirouter_integrations.errors import InvalidInputError, StorageError
+from unirouter_integrations.errors import InvalidInputError
 from unirouter_integrations.learning._learner import HALF_LIFE, SYNC_SECONDS, Learning, ProfileUpdate
 from unirouter_integrations.learning._stores import StatisticsStore
 
@@ -41,9 +40,8 @@ from unirouter_integrations.learning._stores import StatisticsStore
 class UniRouter:
     """Routes each prompt to the registered model with the least expected error plus weighted cost.
 
-    Make one with `UniRouter.fit` or `UniRouter.load`. All that a decision depends on stands behind one reference, which
-    is read once per decision and replaced in one step. So routing takes no lock, and models may be registered, replaced
-    and removed, and the whole router replaced, while other threads and tasks route.
+    Make one with `UniRouter.fit` or `UniRouter.load`. All that a decision depends on stands behind one reference, read
+    once per decision and replaced in one step. So models and the whole router may be replaced while others route.
 
     Args:
         clusters: Phi, the fitted map from prompts to clusters.
@@ -353,8 +351,6 @@ class UniRouter:
     ) -> float:
         """Find the cost weight for a budget or for a quality, from unlabelled prompts, and set it.
 
-        If the router is replaced while the weight is computed, it is computed anew.
-
         Args:
             prompts: Prompts like those that will be routed.
             vectors: Their embeddings, in place of the texts.
@@ -375,7 +371,7 @@ class UniRouter:
         """
         find_weight = goal(budget, quality)
         names = None if among is None else checked_names(among)
-        while True:
+        while True:  # the router may be replaced while the weight is computed: then it is computed anew
             state = self._state
             snapshot = Snapshot(state) if names is None else Snapshot(state).among(names)
             snapshot.check_candidates()
@@ -431,8 +427,7 @@ class UniRouter:
                 from its error's distribution (Thompson sampling). It costs a little quality now, and finds models that
                 have become better.
             seed: Seed of these draws.
-            key: A secret of all workers, for feedback that passes through clients. With it, `observe` takes plain JSON
-                only as `sign` made it.
+            key: A secret of all workers, for feedback that passes through clients: `observe` takes only signed JSON.
 
         Returns:
             The learning. Closing it sends what was observed and not yet sent; it is a context manager.
@@ -449,16 +444,9 @@ class UniRouter:
         return learning
 
     def sign(self, decision: RoutingDecision | Mapping[str, Any]) -> dict[str, Any]:
-        """Return a decision as plain JSON that a client may hold until it sends it back with a score.
-
-        It is signed if `learn` was given a key. Then a client can neither change it nor make one.
-
-        Args:
-            decision: The decision, or the same as plain JSON.
-        """
-        learning = self._learning
-        if learning is not None:
-            return learning.sign(decision)
+        """Return a decision as plain JSON; if `learn` was given a key, signed, so that clients cannot make one."""
+        if self._learning is not None:
+            return self._learning.sign(decision)
         return decision.as_dict() if isinstance(decision, RoutingDecision) else dict(decision)
 
     def replace_with(self, other: UniRouter) -> None:
@@ -483,7 +471,7 @@ class UniRouter:
 
         No prompt is saved. The local embedder is saved whole, any other by its name only.
         """
-        write_folder(path, "router", self._state.to_saved())
+        self._state.save(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, embedder: EmbedderLike | None = None) -> UniRouter:
@@ -498,12 +486,7 @@ class UniRouter:
             StorageError: If the folder is missing, damaged, or written by a newer version.
             EmbeddingError: If the embedder is missing or is not the one of the fit.
         """
-        saved = read_folder(path, "router")
-        try:
-            state = RouterState.from_saved(saved, path, embedder)
-        except InvalidInputError as error:
-            msg = f"The router in {shown_path(path)} is damaged. {error}"
-            raise StorageError(msg) from error
+        state = RouterState.load(path, embedder)
         router = cls(state.pool.clusters)
         router._state = state
         return router

@@ -143,6 +143,7 @@ async def test_the_decision_is_on_every_answer(llm: ChatUniRouter) -> None:
             total += chunk
         assert without_id(total.response_metadata["unirouter"]) == expected
         assert total.text == "poet a poem"
+    assert len(ids) == 4  # one for each decision
 
 
 def test_there_is_one_model_run_per_call_and_it_is_the_chosen_models(llm: ChatUniRouter) -> None:

@@ -141,7 +141,8 @@ def test_only_the_last_decisions_are_remembered(router: UniRouter, monkeypatch: 
     decisions = router.route_many(["a sum"] * 5)
     with learning(router) as learn:
         assert [router.observe(decision, 1) for decision in [*decisions, *decisions[2:]]] == [True] * 5 + [False] * 3
-        for made_up in ("x" * 10**6, 10**6, [], {"a": 1}):
+        ids: list[Any] = ["x" * 10**6, 10**6, [], {"a": 1}]
+        for made_up in ids:
             assert router.observe({**decisions[0].as_dict(), "id": made_up}, 1)
         assert len(learn._counted) == 3
         assert max(map(len, learn._counted)) <= 64

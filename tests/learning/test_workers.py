@@ -387,8 +387,8 @@ def test_a_wrong_value_harms_only_its_own_key(
             assert router.observe(router.route("a sum", among=[name]), 1)
         learning.sync()
         other.sync()
-    for each in (router, worker):
-        assert [each.profiles[name].counts.sum() for name in ("abacus", "poet")] == [61, 61]
+    for one in (router, worker):
+        assert [one.profiles[name].counts.sum() for name in ("abacus", "poet")] == [61, 61]
     assert len(caplog.records) == 2
 
 

@@ -456,7 +456,7 @@ async def test_if_every_task_is_cancelled_what_was_given_is_stored(journal: Path
     task = asyncio.create_task(work())
     while not await asyncio.to_thread(journal.exists):  # noqa: ASYNC110  # a file has no event
         await asyncio.sleep(0)
-    for each in asyncio.all_tasks() - {asyncio.current_task()}:  # type: ignore[arg-type]
+    for each in asyncio.all_tasks() - {asyncio.current_task()}:
         each.cancel()
     await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 60)
     async with Journal(journal) as other:

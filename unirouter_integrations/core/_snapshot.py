@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from unirouter_integrations._checks import number, shown
+from unirouter_integrations._checks import number, shown, shown_path
 from unirouter_integrations._concurrency import off_loop
-from unirouter_integrations._storage import SavedState
+from unirouter_integrations._storage import SavedState, read_folder, write_folder
 from unirouter_integrations.core._clusters import Memberships, PromptClusters, clusters_from_saved, clusters_to_saved
 from unirouter_integrations.core._decision import Exclusion, RoutingDecision, decide, noted_memberships
 from unirouter_integrations.core._observers import Observers
@@ -85,6 +85,19 @@ class RouterState:
         if self.prior is not None:
             saved.add_child("prior", SavedState({}, {"mean": self.prior.mean, "covariance": self.prior.covariance}))
         return saved
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save it, see `UniRouter.save`."""
+        write_folder(path, "router", self.to_saved())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], embedder: EmbedderLike | None = None) -> RouterState:
+        """Load what `save` wrote, see `UniRouter.load`."""
+        try:
+            return cls.from_saved(read_folder(path, "router"), path, embedder)
+        except InvalidInputError as error:
+            msg = f"The router in {shown_path(path)} is damaged. {error}"
+            raise StorageError(msg) from error
 
     @classmethod
     def from_saved(
