@@ -195,7 +195,7 @@ def test_any_name_can_be_drawn(names: list[str]) -> None:
 
 
 @pytest.mark.slow
-@given(st.lists(st.text(min_size=1, max_size=80), min_size=3, max_size=12, unique=True))
+@given(st.lists(st.text(min_size=1, max_size=80).filter(str.isprintable), min_size=3, max_size=12, unique=True))
 @settings(max_examples=10)
 def test_any_name_can_be_in_a_report(tmp_path_factory: pytest.TempPathFactory, names: list[str]) -> None:
     """The same of whole pages."""
