@@ -98,7 +98,10 @@ def profile_dataset(
     )
     first = next(parts, None)
     if first is None:
-        msg = f"No row has a score of {name!r} in the column {shown(score)}; at least one graded prompt is needed."
+        msg = (
+            f"None of the rows has a score of {name!r} in the column {shown(score)}; at least one graded prompt is "
+            "needed."
+        )
         raise InvalidInputError(msg)
     profile = reduce(add, parts, first)
     return profile if isinstance(cost, str) else replace(profile, cost=cost)
