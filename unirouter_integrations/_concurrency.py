@@ -223,6 +223,9 @@ class HangGuard:
         self.after_fork()
         renew_after_fork(self)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HangGuard, ()  # a copy has seen no timeouts
+
     def after_fork(self) -> None:
         """See `renew_after_fork`."""
         self._threads = threading.Semaphore(_MAX_GUARDED_THREADS)

@@ -24,8 +24,6 @@ from pydantic import Field
 from typing_extensions import override
 
 from unirouter_integrations import InvalidInputError, NoModelError, UniRouter, UnknownModelError
-from unirouter_integrations._concurrency import HangGuard
-from unirouter_integrations.embedding import _adapters
 from unirouter_integrations.grading import Answer, Example, Price, as_model, judge
 from unirouter_integrations.llamaindex import UniRouterLLM, UniRouterQueryEngine, UniRouterSelector, call_options
 from unirouter_integrations.serving import Health, ModelRegistry, _health, _serving
@@ -325,8 +323,7 @@ async def test_a_provider_says_how_long(router: UniRouter, way: str) -> None:
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    monkeypatch.setattr(_adapters, "_guard", HangGuard())  # the timeouts of one test are not those of another
+def service() -> Iterator[Service]:
     found = Service()
     yield found
     found.answers.set()  # a thread that waits for it can end

@@ -1,6 +1,7 @@
 """Calls that never return and work that takes long: neither stops other calls or the event loop."""
 
 import asyncio
+import copy
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
@@ -95,11 +96,12 @@ async def test_an_embedder_that_hangs_is_left_out_in_async_calls_as_well(hanging
         async def aembed(self, texts: Any, /) -> Any:
             await asyncio.Event().wait()
 
-    for embedder in (hanging, Own()):
+    for embedder in (hanging, Own(), Own()):  # what one of them does says nothing of another
         router = UniRouter.fit(TOY_PROMPTS, embedder=embedder, n_clusters=3)
         for message in ["^$"] * 3 + ["next one is made in 30 s"] * 20:
             with pytest.raises(TimeoutError, match=message):
                 await router.clusters.aembed(["hang"], timeout=0.001)
+    assert len(copy.deepcopy(router.clusters)) == 3
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatResult
 
 from unirouter_integrations import InvalidInputError, UniRouter, UnknownModelError
-from unirouter_integrations._concurrency import HangGuard
 from unirouter_integrations.grading import Answer, Example
 from unirouter_integrations.langchain import ChatUniRouter
 from unirouter_integrations.serving import Health, ModelRegistry
@@ -339,8 +338,7 @@ class Service:
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
-    monkeypatch.setattr("unirouter_integrations.embedding._adapters._guard", HangGuard())  # all embedders share one
+def service() -> Iterator[Service]:
     service = Service()
     yield service
     service.end.set()

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unirouter_integrations._checks import one_of, whole_number
+from unirouter_integrations._concurrency import HangGuard
 from unirouter_integrations._storage import SavedState
 from unirouter_integrations.core._gate import Floats, SoftmaxGate, softmax
 from unirouter_integrations.embedding import Embedder, EmbedderLike, LocalEmbedder, Vectors, as_embedder
@@ -161,6 +162,10 @@ class PromptClusters:
         arrays = [self.centroids] if self.gate is None else [self.centroids, self.gate.weights, self.gate.bias]
         return hashlib.sha256(b"".join(np.ascontiguousarray(a, "<f4").tobytes() for a in arrays)).hexdigest()[:16]
 
+    @cached_property
+    def _guard(self) -> HangGuard:
+        return HangGuard()
+
     def embed(self, prompts: Sequence[str], *, timeout: float | None = None) -> Vectors:
         """Embed prompts and check the vectors, `(n, d)`.
 
@@ -173,13 +178,13 @@ class PromptClusters:
             TimeoutError: If the embedder takes longer, or is left out because the last calls did.
         """
         texts = check_texts(prompts)
-        vectors = embed_within(self._require_embedder(), texts, timeout)
+        vectors = embed_within(self._require_embedder(), texts, timeout, self._guard)
         return check_vectors(vectors, rows=len(texts), dimension=self.dimension)
 
     async def aembed(self, prompts: Sequence[str], *, timeout: float | None = None) -> Vectors:  # noqa: ASYNC109
         """Async version of `embed`."""
         texts = check_texts(prompts)
-        vectors = await aembed_within(self._require_embedder(), texts, timeout)
+        vectors = await aembed_within(self._require_embedder(), texts, timeout, self._guard)
         return check_vectors(vectors, rows=len(texts), dimension=self.dimension)
 
     def assign(self, prompts: Sequence[str]) -> npt.NDArray[np.intp]:

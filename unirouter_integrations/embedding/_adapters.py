@@ -20,8 +20,6 @@ _CACHED_VECTORS = 1024  # per embedder; 2 MB at 512 dimensions
 _MAX_CONCURRENT_QUERIES = 16  # requests that one `aembed` of a LlamaIndex embedding sends at the same time
 _MAX_TEXTS_IN_LOOP = 100  # whose vectors an event loop looks up and checks itself, in less than a millisecond
 
-_guard = HangGuard()  # of embedders that are made elsewhere
-
 
 class Encoder(Protocol):
     """A model with `encode`: a `SentenceTransformer`, a model2vec `StaticModel`, an `OnnxEncoder`."""
@@ -170,13 +168,14 @@ class _AdaptedEmbedder:
             raise EmbeddingError(msg) from error
 
 
-def embed_within(embedder: Embedder, texts: list[str], timeout: float | None) -> Vectors:
+def embed_within(embedder: Embedder, texts: list[str], timeout: float | None, guard: HangGuard) -> Vectors:
     """Embed texts, or give up after some time.
 
     Args:
         embedder: The embedder.
         texts: The texts.
         timeout: Seconds; None for no limit. The local embedder needs none: it cannot hang.
+        guard: The guard of an embedder that has none of its own.
 
     Raises:
         TimeoutError: If it takes longer, or if the last calls did: then no further one is made for some time.
@@ -184,14 +183,19 @@ def embed_within(embedder: Embedder, texts: list[str], timeout: float | None) ->
     """
     if isinstance(embedder, _AdaptedEmbedder):
         return embedder.embed(texts, timeout)  # what it remembers needs no call
-    return _guard.call(None if isinstance(embedder, LocalEmbedder) else timeout, lambda: embedder.embed(texts))
+    return guard.call(None if isinstance(embedder, LocalEmbedder) else timeout, lambda: embedder.embed(texts))
 
 
-async def aembed_within(embedder: Embedder, texts: list[str], timeout: float | None) -> Vectors:  # noqa: ASYNC109
+async def aembed_within(
+    embedder: Embedder,
+    texts: list[str],
+    timeout: float | None,  # noqa: ASYNC109
+    guard: HangGuard,
+) -> Vectors:
     """Async version of `embed_within`."""
     if isinstance(embedder, _AdaptedEmbedder):
         return await embedder.aembed(texts, timeout)
-    return await _guard.acall(None if isinstance(embedder, LocalEmbedder) else timeout, lambda: embedder.aembed(texts))
+    return await guard.acall(None if isinstance(embedder, LocalEmbedder) else timeout, lambda: embedder.aembed(texts))
 
 
 def _refuse_coroutine_function(function: Callable[..., object]) -> None:
