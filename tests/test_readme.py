@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -46,6 +46,9 @@ def test_every_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with redirect_stdout(io.StringIO()) as output:
             exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
         printed[block] = output.getvalue()
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        for block in blocks("python", page.read_text(encoding="utf-8")):
+            exec(compile(block, page.name, "exec"), {})  # noqa: S102
     assert sorted(file.name for file in (tmp_path / "router").iterdir()) == ["router.json", "router.safetensors"]
     (profiling,) = [output for block, output in printed.items() if "profile_model(" in block]
     (shown,) = [block for block in blocks("text") if "answers are in the journal" in block]

@@ -190,6 +190,60 @@ def run_with_timeout(seconds: float | None, call: Callable[[], T], threads: thre
     return results[0]
 
 
+def race(
+    first: Callable[[], T],
+    after: float,
+    second: Callable[[], Callable[[], T] | None],
+    discard: Callable[[T | BaseException], None],
+) -> list[tuple[int, T | BaseException]]:
+    """Make a call, and a second one as well if it takes long, until one of them succeeds.
+
+    Args:
+        first: The call.
+        after: After how many seconds the second is made.
+        second: Returns the second call; None if there is to be none.
+        discard: Is given what comes too late. A call is not interrupted; it goes on in its thread.
+
+    Returns:
+        Those that ended, in this order: 0 for the first or 1 for the second, with the result or the error. All but the
+        last are errors.
+    """
+    outcomes: queue.SimpleQueue[tuple[int, T | BaseException]] = queue.SimpleQueue()
+    ended: list[tuple[int, T | BaseException]] = []
+    lock, is_over, n_calls = threading.Lock(), threading.Event(), 1
+
+    def start(number: int, call: Callable[[], T]) -> None:
+        def work() -> None:
+            outcome: T | BaseException
+            try:
+                outcome = call()
+            except BaseException as error:  # noqa: BLE001  # returned to the waiting thread
+                outcome = error
+            with lock:
+                if not is_over.is_set():
+                    outcomes.put((number, outcome))
+                    return
+            discard(outcome)
+
+        _in_worker(work)
+
+    start(0, first)
+    try:
+        with suppress(queue.Empty):
+            ended.append(outcomes.get(timeout=after))
+        if not ended and (other := second()) is not None:
+            n_calls = 2
+            start(1, other)
+        while not ended or (isinstance(ended[-1][1], BaseException) and len(ended) < n_calls):
+            ended.append(outcomes.get())
+    finally:
+        with lock:
+            is_over.set()
+        while not outcomes.empty():
+            discard(outcomes.get()[1])
+    return ended
+
+
 def _in_worker(work: Callable[[], None]) -> None:
     """Have a thread do some work that raises nothing. Idle threads are used again: starting one takes much longer."""
     try:

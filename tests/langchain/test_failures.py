@@ -10,10 +10,11 @@ import pytest
 from conftest import TOY_PROMPTS, toy_embed, toy_scores
 from langchain_core.callbacks import UsageMetadataCallbackHandler
 from langchain_core.exceptions import OutputParserException
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
-from langchain_core.outputs import ChatGenerationChunk, ChatResult
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.tools import tool
 from langchain_core.tracers.context import collect_runs
+from langchain_fakes import Saying
 
 from unirouter_integrations import InvalidInputError, UniRouter
 from unirouter_integrations.langchain import ChatUniRouter
@@ -230,6 +231,68 @@ async def test_a_refusal_may_be_survived(router: UniRouter) -> None:
     assert llm.invoke("poem").additional_kwargs["refusal"] == "I cannot help with that."
 
 
+class Giving(ChatFake):
+    """Gives this answer."""
+
+    gives: AIMessage
+
+    def bind_tools(self, tools: Any, **_: Any) -> Any:
+        return self
+
+    def _stream(self, *_: Any, **__: Any) -> Iterator[ChatGenerationChunk]:
+        fields = self.gives.model_dump(include={"content", "additional_kwargs", "tool_calls", "invalid_tool_calls"})
+        yield ChatGenerationChunk(message=AIMessageChunk(**fields))
+
+    def _generate(self, *_: Any, **__: Any) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=self.gives)])
+
+
+A_CALL: Any = {"name": "look", "args": {}, "id": "1"}
+SAID = [
+    pytest.param(AIMessage("", tool_calls=[A_CALL]), id="tool call"),
+    pytest.param(AIMessage("", invalid_tool_calls=[{**A_CALL, "args": "{", "error": "half"}]), id="wrong tool call"),
+    pytest.param(AIMessage("", additional_kwargs={"audio": {"id": "1"}}), id="audio"),
+    pytest.param(AIMessage([{"type": "image_url", "image_url": {"url": "https://example.com"}}]), id="image"),
+    pytest.param(AIMessage([{"type": "refusal", "refusal": "No."}]), id="refusal, which is another matter"),
+]
+NOT_SAID = [
+    pytest.param(AIMessage(""), id="nothing"),
+    pytest.param(AIMessage([]), id="no block"),
+    pytest.param(AIMessage([{"type": "text", "text": ""}]), id="empty block"),
+    pytest.param(AIMessage([{"type": "thinking", "thinking": "Hm."}]), id="thought"),
+    pytest.param(AIMessage("", additional_kwargs={"reasoning_content": "Hm."}), id="thought beside it"),
+]
+
+
+async def whoever_answers(llm: ChatUniRouter, *, streamed: bool) -> list[str]:
+    if not streamed:
+        return [noted(each)[0] for each in (llm.invoke("poem"), await llm.ainvoke("poem"))]
+    return [noted(next(llm.stream("poem")))[0], noted(await anext(llm.astream("poem")))[0]]
+
+
+@pytest.mark.parametrize("streamed", [False, True], ids=["plain", "streamed"])
+@pytest.mark.parametrize("gives", SAID)
+async def test_an_answer_without_text_may_say_something(router: UniRouter, gives: AIMessage, *, streamed: bool) -> None:
+    """A call of a tool, also a wrong one, is one, and so is what is not text."""
+    llm = chat(router)
+    llm.models["poet"] = Giving(gives=gives)
+    assert await whoever_answers(llm, streamed=streamed) == ["poet"] * 2
+
+
+@pytest.mark.parametrize("gives", NOT_SAID)
+async def test_an_empty_answer_is_none(router: UniRouter, gives: AIMessage) -> None:
+    """Nor is a thought without an answer; another model gives one, also in a form."""
+    llm = chat(router)
+    llm.models["poet"] = Giving(gives=gives)
+    excluded = {"poet": ("failed", "its answer was empty")}
+    assert noted(llm.invoke("poem")) == noted(await llm.ainvoke("poem")) == ("oracle", excluded)
+    form: Any = {"title": "look", "description": "Look.", "type": "object", "properties": {"at": {"type": "string"}}}
+    for include_raw in (False, True):
+        filled: Any = llm.with_structured_output(form, include_raw=include_raw).invoke("poem")
+        assert (filled["parsed"] if include_raw else filled) == {}
+    assert noted(llm.model_copy(update={"fallback": False}).invoke("poem")) == ("poet", {})
+
+
 class Embedding:
     """An embedding service that is away, or slow."""
 
@@ -300,3 +363,36 @@ async def test_a_slow_embedding_is_not_waited_for(served: UniRouter, service: Em
     assert noted(llm.invoke("poem", config=among)) == ("oracle", {})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"default should be one of the models, .*'oracle', but is 'bard'"):
         chat(served, default="bard")
+
+
+def streaming(router: UniRouter, **settings: Any) -> ChatUniRouter:
+    """The best model breaks after some words, and then the next one."""
+    models: dict[str, Any] = {name: Saying(model=name, said=f"{name} sings", end=ConnectionError()) for name in NAMES}
+    models["abacus"] = Saying(model="abacus", said="all the way")
+    return ChatUniRouter(router=router, models=models, **settings)
+
+
+@pytest.mark.parametrize("on_cut", ["continue", "restart"])
+async def test_another_model_may_go_on_with_a_stream(router: UniRouter, on_cut: str) -> None:
+    """A chunk says so; to continue, a model is given what there is of the answer, and asked to continue it."""
+    for sync in (True, False):
+        llm = streaming(router, on_cut=on_cut)
+        chunks = [*llm.stream("poem")] if sync else [chunk async for chunk in llm.astream("poem")]
+        message = sum(chunks[1:], chunks[0])
+        assert message.text == "poet sings oracle sings all the way "
+        assert message.response_metadata["unirouter"]["model"] == "poet"
+        cuts = [{"on_cut": on_cut, "model": "oracle"}, {"on_cut": on_cut, "model": "abacus"}]
+        assert message.response_metadata["unirouter_cuts"] == cuts
+        given = llm.models["abacus"].given
+        assert [each.text for each in given[:2]] == ["poem", "poet sings oracle sings "][: len(given)]
+        assert len(given) == (3 if on_cut == "continue" else 1)
+
+
+@pytest.mark.filterwarnings("ignore:.*is in beta")
+async def test_blocks_are_not_gone_on_with(router: UniRouter) -> None:
+    """Those of two models make no message."""
+    llm = streaming(router, on_cut="continue")
+    with pytest.raises(ConnectionError):
+        _ = llm.stream_events("poem", version="v3").output
+    with pytest.raises(ConnectionError):
+        await (await llm.astream_events("poem", version="v3"))

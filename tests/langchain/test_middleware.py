@@ -61,7 +61,7 @@ class Agentic(BaseChatModel):
         self.sent.append((messages, kwargs))
         if self.error is not None:
             raise self.error
-        metadata = {"model_name": self.model_name, "model_provider": self.provider}
+        metadata = {"model_name": self.model_name, "model_provider": self.provider, "finish_reason": "stop"}
         message = AIMessage(self._said(messages, kwargs), usage_metadata=USAGE, response_metadata=metadata)
         if (tools := kwargs.get("tools")) and not isinstance(messages[-1], ToolMessage):
             arguments = {"by": self.model_name} if tools[0]["name"] == "Verdict" else {}

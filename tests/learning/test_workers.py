@@ -432,6 +432,19 @@ def test_no_value_counts_more_than_its_half_life_allows(store: StatisticsStore) 
     assert router.profiles["abacus"].counts.sum() == pytest.approx(10 / math.log(2), rel=0.05)
 
 
+def test_each_worker_counts_a_decision(store: StatisticsStore) -> None:
+    """One that a client sends to all of them is counted once by each: none knows what the others have counted."""
+    workers = [toy_router("hard") for _ in range(3)]
+    learnings = [router.learn(store, half_life=math.inf, every=NEVER, key=b"secret") for router in workers]
+    noted = workers[0].sign(workers[0].route("a sum", among=["abacus"]))
+    assert [router.observe(noted, 1) for router in workers for _ in range(2)] == [True, False] * 3
+    for learning in (*learnings, learnings[0]):
+        learning.sync()
+    assert workers[0].profiles["abacus"].counts.sum() == 60 + 3
+    for learning in learnings:
+        learning.close()
+
+
 def test_a_worker_keeps_what_a_store_loses(store: StatisticsStore, caplog: pytest.LogCaptureFixture) -> None:
     """Such as by FLUSHALL: what is observed after that is added to what the worker knew, twice over if need be."""
     router = toy_router("hard")

@@ -719,3 +719,125 @@ def test_templates_and_forms_have_the_options_and_rules_as_well(router: UniRoute
     with call_options(model="abacus"):
         assert llm.predict(template, query_str="a poem") == "abacus: yes"
         assert "".join(llm.stream(template, query_str="a poem")) == "abacus: yes"
+
+
+# A second model, and streams that break
+
+
+class Broken(Fake):
+    """Streams that break after the first word."""
+
+    def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Any:
+        yield next(iter(super().stream_chat(messages, **kwargs)))
+        raise ConnectionError
+
+    async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> Any:
+        async def parts() -> Any:
+            for part in self.stream_chat(messages, **kwargs):
+                yield part
+
+        return parts()
+
+    @override
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
+        yield next(iter(super().stream_complete(prompt, formatted, **kwargs)))
+        raise ConnectionError
+
+    @override
+    async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
+        async def parts() -> Any:
+            for part in self.stream_complete(prompt, formatted, **kwargs):
+                yield part
+
+        return parts()
+
+
+EVERY_STREAM = pytest.mark.parametrize("way", ["stream_chat", "astream_chat", "stream_complete", "astream_complete"])
+
+
+async def parts_of(way: str, routed: Any) -> list[Any]:
+    """All parts of a stream."""
+    found = getattr(routed, way)([ChatMessage("a poem")] if "chat" in way else "a poem")
+    return [part async for part in await found] if way.startswith("a") else [*found]
+
+
+@EVERY_STREAM
+@pytest.mark.parametrize("on_cut", ["continue", "restart"])
+async def test_another_model_goes_on_with_a_stream_that_breaks(router: UniRouter, way: str, on_cut: Any) -> None:
+    """Each part holds the text so far, as LlamaIndex has it, and which model it is of; from the break on, also how."""
+    models: dict[str, Any] = {**terse(), "poet": Broken(model_name="poet", terse=True)}
+    llm = UniRouterLLM(router=router, models=models, on_cut=on_cut)
+    parts = await parts_of(way, llm)
+    assert "".join(part.delta for part in parts) == "poet: oracle: yes"
+    texts = [part.message.content if "chat" in way else part.text for part in parts]
+    before = "poet: " if on_cut == "continue" else ""
+    assert texts == ["poet: ", f"{before}oracle: ", f"{before}oracle: yes"]
+    notes = [part.additional_kwargs for part in parts]
+    assert [each["unirouter"]["model"] for each in notes] == ["poet", "oracle", "oracle"]
+    assert notes[1]["unirouter"]["excluded"] == excluded("failed", "it failed with ConnectionError", "poet")
+    cuts = [{"on_cut": on_cut, "model": "oracle"}]
+    assert [each.get("unirouter_cuts") for each in notes] == [None, cuts, cuts]
+    given = [message.content for message in models["oracle"].sent[-1]]
+    if on_cut == "restart":
+        assert given == ["a poem"]
+    elif "chat" in way:
+        assert given[:2] == ["a poem", "poet: "]
+        assert given[2].startswith("Your last answer was cut off.")
+    else:
+        assert given[0].startswith("a poem\n\npoet: \n\nYour last answer was cut off.")
+
+
+@EVERY_STREAM
+async def test_by_default_a_stream_that_breaks_raises(router: UniRouter, way: str) -> None:
+    """With the text so far."""
+    models: dict[str, Any] = {**terse(), "poet": Broken(model_name="poet", terse=True)}
+    with pytest.raises(ConnectionError) as raised:
+        await parts_of(way, UniRouterLLM(router=router, models=models))
+    assert raised.value.partial_text == "poet: "  # type: ignore[attr-defined]
+
+
+@ALL
+async def test_a_second_model_answers_for_one_that_takes_long(router: UniRouter, way: str) -> None:
+    """Longer than its last answers did."""
+    released = threading.Event()
+    models = ModelRegistry({**terse(), "poet": Hanging(model_name="poet", terse=True, released=released)})
+    for _ in range(16):
+        models.health.succeeded(models.health.start("poet"), 0.0)
+    text, decision = await asked(way, made(way, router, models, hedge=True))
+    released.set()
+    assert text == "oracle: yes"
+    assert decision["excluded"] == excluded("slow", "it took longer than 95% of its answers", "poet")
+
+
+async def test_an_llm_whose_provider_runs_tools_is_not_hedged(router: UniRouter) -> None:
+    """They might act twice."""
+    released = threading.Event()
+
+    class Acting(Hanging):
+        built_in_tools: list[str] = Field(default=["web_search"])
+
+    poet: Any = Acting(model_name="poet", terse=True, released=released)
+    models = ModelRegistry({**terse(), "poet": poet})
+    for _ in range(16):
+        models.health.succeeded(models.health.start("poet"), 0.0)
+    llm: Any = made("chat", router, models, hedge=True)
+    task = asyncio.create_task(asyncio.to_thread(llm.chat, [ChatMessage("a poem")]))
+    while n_calls(models, "poet") + n_calls(models, "oracle") == 0 and not task.done():
+        await asyncio.sleep(0.001)
+        released.set()
+    assert (await task).message.content == "poet: yes"
+    assert n_calls(models, "oracle") == 0
+
+
+@ALL
+async def test_a_call_costs_no_more_than_it_may(router: UniRouter, way: str) -> None:
+    """The costs of the toy models are 2, 10 and 1."""
+    models = failing("poet")
+    text, decision = await asked(way, made(way, router, models, max_cost=5))
+    assert text == "abacus: yes"
+    assert [(each["model"], each["kind"]) for each in decision["excluded"]] == [
+        ("oracle", "too_expensive"),
+        ("poet", "failed"),
+    ]
+    with pytest.raises(NoModelError, match="is above max_cost"):
+        await asked(way, made(way, router, models, max_cost=0.5))

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 
 from unirouter_integrations import StreamCutError, UniRouter
 from unirouter_integrations.llamaindex import UniRouterLLM, UniRouterQueryEngine
-from unirouter_integrations.llamaindex._calls import describe, is_refusal
+from unirouter_integrations.llamaindex._calls import describe, is_empty, is_refusal
 from unirouter_integrations.llamaindex._reports import Written
 from unirouter_integrations.serving import Health, ModelRegistry
 from unirouter_integrations.serving._streams import StreamPart
@@ -85,8 +85,12 @@ UNKNOWN = StreamPart(has_content=False)
         pytest.param(WORD, StreamPart("yes", reports_finish=True), id="text"),
         pytest.param(STOP, FINISH, id="finish"),
         pytest.param(chat(TextBlock(text=""), raw=chunk(choices=[])), SILENT, id="usage"),
-        pytest.param(chat(CALL, raw=chunk({})), StreamPart(reports_finish=True), id="tool call"),
-        pytest.param(chat(raw=chunk({}), tool_calls=["call_1"]), StreamPart(reports_finish=True), id="old tool call"),
+        pytest.param(chat(CALL, raw=chunk({})), StreamPart(reports_finish=True, calls_tool=True), id="tool call"),
+        pytest.param(
+            chat(raw=chunk({}), tool_calls=["call_1"]),
+            StreamPart(reports_finish=True, calls_tool=True),
+            id="old tool call",
+        ),
         pytest.param(chat(ThinkingBlock(content="hm"), raw=chunk({})), StreamPart(reports_finish=True), id="thought"),
         pytest.param(chat(ThinkingBlock(content=""), raw=chunk({})), SILENT, id="no thought yet"),
         pytest.param(chat(ImageBlock(url="https://example.com/a.png")), StreamPart(), id="image"),
@@ -111,7 +115,7 @@ UNKNOWN = StreamPart(has_content=False)
         pytest.param(Written("yes", []), StreamPart("yes"), id="token of an LLM that reports nothing"),
         pytest.param(Written("", []), UNKNOWN, id="empty token of an LLM that reports nothing"),
         pytest.param(Written(Note(text=""), [ROLE]), SILENT, id="form of a role"),
-        pytest.param(Written(Note(text=""), [chat(CALL)]), StreamPart(), id="form"),
+        pytest.param(Written(Note(text=""), [chat(CALL)]), StreamPart(calls_tool=True), id="form"),
         pytest.param(Written(Note(text=""), []), StreamPart(), id="form of an LLM that reports nothing"),
         pytest.param(Written(None, []), UNKNOWN, id="end"),
         pytest.param(Note(text=""), StreamPart(), id="anything else"),
@@ -122,16 +126,17 @@ def test_what_a_part_says(part: Any, said: StreamPart) -> None:
     assert describe(part) == said
 
 
-def test_empty_answers_are_refusals() -> None:
+def test_empty_answers_say_nothing() -> None:
     """A thought is none; a tool call is an answer without text."""
-    assert is_refusal(chat(TextBlock(text="")))
-    assert is_refusal(chat(ThinkingBlock(content="hm")))
-    assert is_refusal(CompletionResponse(text=""))
-    assert is_refusal(Written("", [WORD, ROLE]))
-    assert not is_refusal(WORD)
-    assert not is_refusal(chat(CALL))
-    assert not is_refusal(CompletionResponse(text="yes"))
-    assert not is_refusal(Written("", []))
+    assert is_empty(chat(TextBlock(text="")))
+    assert is_empty(chat(ThinkingBlock(content="hm")))
+    assert is_empty(CompletionResponse(text=""))
+    assert is_empty(Written("", [WORD, ROLE]))
+    assert not is_empty(WORD)
+    assert not is_empty(chat(CALL))
+    assert not is_empty(CompletionResponse(text="yes"))
+    assert not is_empty(Written("", []))
+    assert not is_refusal(chat(TextBlock(text="")))
 
 
 # Real clients

@@ -1,6 +1,7 @@
 """What comes in through the front door of `UniRouter` and `ChatUniRouter`: anything that people and services send."""
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from functools import partial
 from types import SimpleNamespace
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from langchain_core.embeddings import Embeddings
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 
-from unirouter_integrations import EmbeddingError, UniRouter, UniRouterError
+from unirouter_integrations import EmbeddingError, InvalidInputError, UniRouter, UniRouterError, as_embedder
 from unirouter_integrations.langchain import ChatUniRouter
 from unirouter_integrations.testing import ChatFake
 
@@ -169,6 +170,34 @@ async def test_any_text_is_routed_through_any_embedder(methods: tuple[str, ...])
     for text in ("sum \ud800", "\udfff sum", "\ud83d\ude00 sum"):
         assert router.route(text).model == (await router.aroute(text)).model == "abacus"
     assert [each.model for each in router.route_many(["\ud800", "sum"])][1] == "abacus"
+
+
+NO_NAMES = [
+    "",
+    "tell nobody that I am Ann",
+    "https://user:key@host/model",
+    "a/b/c",
+    "x" * 200,
+    "x" * 10**6,
+    "\ud800",
+    "\0",
+]
+
+
+@pytest.mark.parametrize("family", ["", "sentence-transformers:", "model2vec:"])
+@pytest.mark.parametrize("text", NO_NAMES)
+def test_a_text_that_cannot_be_the_name_of_an_embedder_is_not_looked_up(
+    family: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a prompt in the wrong place; libraries log what they look up, and send it to the hub."""
+    asked: list[str] = []
+    fake = SimpleNamespace(from_pretrained=lambda name, **_: asked.append(name))
+    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=asked.append))
+    monkeypatch.setitem(sys.modules, "model2vec", SimpleNamespace(StaticModel=fake))
+    with pytest.raises(InvalidInputError, match="a name such as all-MiniLM-L6-v2, or a folder") as caught:
+        as_embedder(family + text)
+    assert asked == []
+    assert "Ann" not in str(caught.value)
 
 
 class Service(Embeddings):

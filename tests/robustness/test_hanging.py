@@ -14,6 +14,7 @@ from conftest import KINDS, TOY_PROMPTS, toy_embed
 
 from unirouter_integrations import LocalEmbedder, UniRouter, as_embedder
 from unirouter_integrations._concurrency import HangGuard, run_with_timeout
+from unirouter_integrations.grading import Answer, Example, as_scorer
 
 
 class Hanging:
@@ -253,6 +254,16 @@ async def test_many_vectors_of_a_service_do_not_stop_the_event_loop() -> None:
             return [[float(len(text))] * 1000 for text in texts]
 
     assert await ticks(as_embedder(Service()).aembed([str(n) for n in range(3000)])) > 0
+
+
+@pytest.mark.parametrize("scorer", ["exact", "choice", "number", "confidence"])
+async def test_grading_a_long_answer_does_not_stop_the_event_loop(scorer: str) -> None:
+    """As a check does before an answer is given."""
+    answer = Answer("So 3 * 4 is 12, or (B), perhaps. " * 1000)
+    assert (
+        await ticks(as_scorer(scorer).grade(answer, Example("What is 3 times 4?", "B" if scorer == "choice" else "12")))
+        > 0
+    )
 
 
 def test_of_a_long_prompt_head_and_tail_are_read() -> None:

@@ -11,7 +11,6 @@ import random
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from fnmatch import fnmatch
 from typing import Any, Literal, NamedTuple
 
 import pytest
@@ -267,37 +266,18 @@ TWO_WAYS = {
     for name, way in WAYS.items()
     if name.split(".")[1] in {"invoke", "stream", "chat", "stream_chat", "query", "query, streaming"}
 }
-NOT_YET = {
-    "answers[*: empty]": "an empty answer is handed over",
-    "answers[*: role, end]": "an empty stream is handed over",
-    "*[UniRouterMiddleware.*stream: *, no finish]": "in an agent, a stream without a finish reason counts as whole",
-    **{
-        f"answers[ChatUniRouter.*events v3: {fault}]": "stream_events v3 has no fallback"
-        for fault in STREAMED.keys() - {"400", "422", "text, cut", "text, error event", "role, end"}
-    },
-}
-"""What does not hold yet, with the reason, by the end of the test's name and its parameters."""
 
 
-def cells(test: str, ways: dict[str, Way]) -> list[Any]:
+def cells(ways: dict[str, Way]) -> list[Any]:
     """The ways with all their faults."""
     return [
-        pytest.param(way, fault, id=(name := f"{how}: {kind}"), marks=_marks(f"{test}[{name}]"))
+        pytest.param(way, fault, id=f"{how}: {kind}")
         for how, way in ways.items()
         for kind, fault in (STREAMED if way.streamed else PLAIN).items()
     ]
 
 
-def _marks(name: str) -> list[pytest.MarkDecorator]:
-    patterns = {pattern.replace("[", "[[]"): why for pattern, why in NOT_YET.items()}
-    return [
-        pytest.mark.xfail(strict=True, reason=why, run="hang" not in name)  # nothing would end it
-        for pattern, why in patterns.items()
-        if fnmatch(name, pattern)
-    ]
-
-
-@pytest.mark.parametrize(("way", "fault"), cells("answers", WAYS))
+@pytest.mark.parametrize(("way", "fault"), cells(WAYS))
 @pytest.mark.filterwarnings("ignore:.*is in beta")
 async def test_another_model_answers(way: Way, fault: Fault, script: Script) -> None:
     """Unless it is the caller's own error. A stream that breaks after some text is an error, never an answer."""
@@ -310,7 +290,7 @@ async def test_another_model_answers(way: Way, fault: Fault, script: Script) -> 
     assert not script.waited
 
 
-@pytest.mark.parametrize(("way", "fault"), cells("put_last", TWO_WAYS))
+@pytest.mark.parametrize(("way", "fault"), cells(TWO_WAYS))
 async def test_a_model_that_always_fails_is_put_last(way: Way, fault: Fault, script: Script) -> None:
     """Also if it fails in the middle of its streams; not if it is well and the call was too long, wrong or refused."""
     script.fault = lambda name: fault if name == "best" else None

@@ -17,12 +17,12 @@ from conftest import toy_router
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unirouter_integrations import InvalidInputError, PromptClusters, StreamCutError, UniRouter
+from unirouter_integrations import InvalidInputError, NoModelError, PromptClusters, StreamCutError, UniRouter
 from unirouter_integrations._concurrency import run_with_timeout
 from unirouter_integrations.embedding import Vectors
 from unirouter_integrations.grading import Answer, Example
 from unirouter_integrations.serving import Health
-from unirouter_integrations.serving._serving import Fallback, Serving, as_check
+from unirouter_integrations.serving._serving import Fallback, OnCut, Serving, as_check
 from unirouter_integrations.serving._steps import CallRequest, Framework, RoutedCall
 from unirouter_integrations.serving._streams import StreamPart
 
@@ -31,6 +31,7 @@ Outcome = Literal[
     "good",
     "poor",
     "refusal",
+    "empty",
     "unsaid",
     "broken",
     "cut",
@@ -87,13 +88,20 @@ ERRORS: dict[str, type[Exception]] = {
     "request": BadRequestError,
     "refusal by error": OpenAIRefusalError,
 }
-ROLE, END = "", "."  # a part of a stream that says nothing yet, and the one that reports its end
+ROLE, END, REFUSED = "", ".", "!"  # a part of a stream that says nothing yet, and the two that report its end
 FRAMEWORK = Framework(
     as_model=lambda name, model: model,
     capabilities_of=lambda model: {},
     is_refusal=lambda answer: answer == "refusal",
+    is_empty=lambda answer: answer == "empty",
     text_answer=lambda answer: answer if isinstance(answer, str) else None,
-    describe=lambda part: StreamPart(part, part not in {ROLE, END}, reports_finish=True, is_finish=part == END),
+    describe=lambda part: StreamPart(
+        part if part not in {ROLE, END, REFUSED} else "",
+        part not in {ROLE, END, REFUSED},
+        reports_finish=True,
+        is_finish=part in {END, REFUSED},
+        is_refusal=part == REFUSED,
+    ),
 )
 
 
@@ -165,7 +173,7 @@ class Player:
             self.health,
             fallback=self.plan.fallback,
             cooldown=self.plan.cooldown,
-            check=as_check(self.check) if self.plan.checks else None,
+            escalate=as_check(self.check) if self.plan.checks else None,
             max_attempts=self.plan.max_attempts,
         )
 
@@ -198,8 +206,8 @@ class Player:
         yield ROLE
         if outcome == "unsaid":
             return
-        if outcome == "refusal":
-            yield END
+        if outcome in {"refusal", "empty"}:
+            yield REFUSED if outcome == "refusal" else END
             return
         if outcome in ERRORS and outcome != "cut":
             raise ERRORS[outcome]
@@ -238,7 +246,7 @@ class Player:
         (routed,) = self.serving.decide([request])
         self.begin(routed)
         try:
-            for part in self.serving.stream(routed, self.parts):
+            for part in self.serving.stream(routed, self.parts)[1]:
                 self.steps.append(("part", part))
         except Exception as error:  # noqa: BLE001
             self.raised(error)
@@ -247,7 +255,7 @@ class Player:
         (routed,) = await self.serving.adecide([request])
         self.begin(routed)
         try:
-            async for part in await self.serving.astream(routed, self.opened):
+            async for part in (await self.serving.astream(routed, self.opened))[1]:
                 self.steps.append(("part", part))
         except Exception as error:  # noqa: BLE001
             self.raised(error)
@@ -378,13 +386,13 @@ def expected(
 
 def kind_of(plan: Plan, outcome: Outcome) -> str | None:
     """The kind of exclusion after which another model is asked; None if the outcome stands."""
-    if outcome == "refusal":
-        return "refused" if plan.fallback == "refusals" else None
     if outcome == "poor":
         return "rejected"
     if outcome == "good" or not plan.fallback:
         return None
-    if callable(plan.fallback) and outcome != "timeout":
+    if outcome == "refusal":
+        return "refused" if plan.fallback == "refusals" else None
+    if outcome != "empty" and callable(plan.fallback) and outcome != "timeout":
         return None
     if outcome == "refusal by error":
         return "refused" if plan.fallback == "refusals" else None
@@ -445,7 +453,8 @@ def test_a_stream_goes_on_to_the_next_best_until_it_says_something(plan: Plan) -
                     said = [ROLE, f"{name}: ", "one ", "two", END]
                     assert (parts, raised) == {
                         "good": (said, None),
-                        "refusal": ([ROLE, END], None),
+                        "refusal": ([ROLE, REFUSED], None),
+                        "empty": ([ROLE, END], None),
                         "poor": (said[:2], (TimeoutError, f"{name}: ")),
                         "cut": (said[:4], (StreamCutError, f"{name}: one two")),
                     }[outcome]
@@ -485,7 +494,7 @@ def asked_in(player: Player, request: CallRequest, failing: Sequence[str] = NAME
 
 
 def test_a_model_that_cools_down_is_asked_last_and_never_left_out() -> None:
-    """The first to be healthy again comes first; if more than half cool down, health is ignored."""
+    """The first to be healthy again comes first; if all cool down, health is ignored."""
     player, request = Player(), CallRequest("a poem", cost_weight=0)
     usual = asked_in(player, request)
     assert sorted(usual) == sorted(NAMES)
@@ -503,8 +512,10 @@ def test_a_model_that_cools_down_is_asked_last_and_never_left_out() -> None:
     answered, _ = player.serving.call(routed, answer)
     assert answered.decision == routed.decision
     player = Player()
-    for model in (first, second, third):
-        player.unwell(model, 60)
+    for model, seconds in ((first, 60), (second, 40), (third, 20)):
+        player.unwell(model, seconds)
+    assert asked_in(player, request) == [fourth, third, second, first]
+    player.unwell(fourth, 60)
     assert asked_in(player, request) == usual
 
 
@@ -561,11 +572,10 @@ def test_a_call_may_have_a_number_of_attempts(max_attempts: int) -> None:
 
 
 def test_an_outage_of_all_models_does_not_multiply_their_calls() -> None:
-    """After a hundred retries a call asks one model, and soon one a second may ask another."""
+    """After five calls all cool down; after a hundred retries more a call asks one, and soon one a second another."""
     player, request = Player(), CallRequest("a poem")
     n_asked = [len(asked_in(player, request)) for _ in range(50)]
-    assert n_asked[:33] == [4] * 33
-    assert n_asked[34:] == [1] * 16
+    assert n_asked == [4] * (5 + 33) + [2] + [1] * 11
     player.now += 2
     assert [len(asked_in(player, request)) for _ in range(2)] == [3, 1]
 
@@ -724,19 +734,19 @@ async def test_a_probe_that_is_given_up_is_handed_back() -> None:
         await task
     assert is_handed_back(player)
     for n_read in (0, 1, 2):
-        stream = serving.stream(serving.decide([POEM])[0], player.parts)
+        stream = serving.stream(serving.decide([POEM])[0], player.parts)[1]
         for _ in range(n_read):
             next(stream)
         assert not is_handed_back(player)
         stream.close()
         assert is_handed_back(player)
-        astream = await serving.astream(serving.decide([POEM])[0], player.opened)
+        astream = (await serving.astream(serving.decide([POEM])[0], player.opened))[1]
         for _ in range(n_read):
             await anext(astream)
         assert not is_handed_back(player)
         await astream.aclose()
         assert is_handed_back(player)
-    stream = serving.stream(serving.decide([POEM])[0], player.parts)
+    stream = serving.stream(serving.decide([POEM])[0], player.parts)[1]
     del stream  # the caller lost interest
     assert is_handed_back(player)
 
@@ -757,7 +767,7 @@ async def test_a_stream_that_breaks_is_a_failure_of_its_model(outcome: Outcome, 
     assert is_handed_back(player) != is_unwell
     player = Player(Plan({"poet": ["good"]}))
     player.unwell("poet", 0)
-    stream = player.serving.stream(player.serving.decide([POEM])[0], player.parts)
+    stream = player.serving.stream(player.serving.decide([POEM])[0], player.parts)[1]
     assert [next(stream) for _ in range(4)][-1] == "two"
     assert not is_handed_back(player)  # it is not over
     assert list(stream) == [END]
@@ -815,10 +825,10 @@ async def test_what_hangs_costs_its_timeout_and_not_the_call(released: threading
 
     assert serving.call(chosen(), silent.ask)[1] == "oracle"
     assert (await serving.acall(chosen(), silent.aask))[1] == "oracle"
-    assert list(serving.stream(chosen(), role.parts)) == [ROLE, "oracle", END]
-    assert [part async for part in await serving.astream(chosen(), role.opened)] == [ROLE, "oracle", END]
+    assert list(serving.stream(chosen(), role.parts)[1]) == [ROLE, "oracle", END]
+    assert [part async for part in (await serving.astream(chosen(), role.opened))[1]] == [ROLE, "oracle", END]
     assert is_handed_back(player)
-    assert "".join(serving.stream(chosen(), silent.parts)) == "oracle."
+    assert "".join(serving.stream(chosen(), silent.parts)[1]) == "oracle."
     assert not is_handed_back(player)  # five calls failed
 
 
@@ -837,11 +847,11 @@ async def test_a_stream_that_hangs_in_the_middle_is_an_error(released: threading
     serving, midway = replace(player.serving, timeout=0.02), Hanging(released, [ROLE, "one "])
 
     async def read() -> None:
-        async for part in await serving.astream(serving.decide([POEM])[0], midway.opened):
+        async for part in (await serving.astream(serving.decide([POEM])[0], midway.opened))[1]:
             seen.append(part)  # what came before the error
 
     with pytest.raises(TimeoutError) as caught:
-        seen.extend(serving.stream(serving.decide([POEM])[0], midway.parts))
+        seen.extend(serving.stream(serving.decide([POEM])[0], midway.parts)[1])
     with pytest.raises(TimeoutError) as acaught:
         await read()
     errors: list[Any] = [caught.value, acaught.value]
@@ -917,3 +927,152 @@ async def test_a_model_that_is_kept_needs_no_embedding(default: str | None) -> N
             both = serving.decide([CallRequest("a poem", kept="abacus"), CallRequest("a poem")])
             assert [each.decision.model for each in both] == ["abacus", "poet"]
             assert {each.kind for each in both[1].decision.excluded} == {"not_embedded"}
+
+
+# ---------------------------------------------------------------- money
+
+
+@pytest.mark.parametrize(
+    ("max_cost", "order"), [(None, "poet oracle scribe abacus"), (15, "poet oracle scribe abacus")]
+)
+def test_money_has_no_limit_unless_one_is_set(max_cost: float | None, order: str) -> None:
+    """The costs are 2, 10, 0.5 and 1."""
+    player = Player()
+    player.serving = replace(player.serving, max_cost=max_cost)
+    assert asked_in(player, CallRequest("a poem", cost_weight=0)) == order.split()
+
+
+def test_a_call_costs_no_more_than_it_may() -> None:
+    """A model that alone is too expensive is no candidate; of the others, those that can still be paid are asked."""
+    player, request = Player(), CallRequest("a poem", cost_weight=0)
+    player.serving = replace(player.serving, max_cost=3)
+    assert asked_in(player, request) == ["poet", "scribe"]  # with abacus it would be 3.5
+    (routed,) = player.serving.decide([request])
+    assert [(each.model, each.kind) for each in routed.decision.excluded] == [("oracle", "too_expensive")]
+    player.serving = replace(player.serving, max_cost=11)
+    assert asked_in(player, request) == ["poet", "scribe", "abacus"]  # oracle was passed over
+    player.serving = replace(player.serving, max_cost=0.1)
+    with pytest.raises(NoModelError, match=r"None of the models can take this call.*its cost, 2, is above max_cost"):
+        player.serving.decide([request])
+
+
+# ---------------------------------------------------------------- streams that break
+
+
+class Story:
+    """Streams of which some break, and what each model was asked to go on with."""
+
+    def __init__(self, **ends: Any) -> None:
+        self.ends, self.given = ends, list[tuple[str, str, str]]()
+
+    def parts(self, routed: RoutedCall) -> Iterator[str]:
+        name = routed.decision.model
+        self.given.append((name, routed.text_before, routed.on_cut))
+        end = self.ends.get(name)
+        if end == "at once":
+            raise TimeoutError
+        yield ROLE
+        yield f"{name} "
+        if isinstance(end, Exception):
+            raise end
+        yield "goes on "
+        if end != "cut":
+            yield END
+
+    async def opened(self, routed: RoutedCall) -> AsyncGenerator[str, None]:
+        async def parts() -> AsyncGenerator[str, None]:
+            for part in self.parts(routed):
+                yield part
+
+        return parts()
+
+    async def read(self, way: str, player: Player, request: CallRequest) -> str:
+        """All text that arrives; if an error is raised at the end, with its name."""
+        text = ""
+        (routed,) = player.serving.decide([request])
+        try:
+            if way == "stream":
+                for part in player.serving.stream(routed, self.parts)[1]:
+                    text += part
+            else:
+                async for part in (await player.serving.astream(routed, self.opened))[1]:
+                    text += part
+        except Exception as error:  # noqa: BLE001
+            text += f"{type(error).__name__}({getattr(error, 'partial_text', '')})"
+        return text
+
+
+TELL = CallRequest("a poem", cost_weight=0, can_go_on=True)
+
+
+@pytest.mark.parametrize("way", ["stream", "astream"])
+@pytest.mark.parametrize("end", ["cut", ConnectionError()])
+async def test_another_model_goes_on_with_a_stream_that_breaks(way: str, end: Any) -> None:
+    """It is given the text, unless it is to start again; if it breaks as well, the next one is given both texts."""
+    said = "poet goes on " if end == "cut" else "poet "
+    ways: tuple[tuple[OnCut, str], ...] = (("continue", said), ("restart", ""))
+    for on_cut, before in ways:
+        player, story = Player(), Story(poet=end)
+        player.serving = replace(player.serving, on_cut=on_cut)
+        assert await story.read(way, player, TELL) == f"{said}oracle goes on ."
+        assert story.given == [("poet", "", ""), ("oracle", before, on_cut)]
+        player, story = Player(), Story(poet=end, oracle=end, scribe="at once")
+        player.serving = replace(player.serving, on_cut=on_cut)
+        then = said.replace("poet", "oracle")
+        assert await story.read(way, player, TELL) == f"{said}{then}abacus goes on ."
+        both = before and before + then
+        assert story.given[1:] == [("oracle", before, on_cut), ("scribe", both, on_cut), ("abacus", both, on_cut)]
+
+
+@pytest.mark.parametrize("way", ["stream", "astream"])
+async def test_a_stream_that_breaks_raises_where_no_model_can_go_on(way: str) -> None:
+    """By default; if it is none of text alone; if no model is left; if the request was wrong. Its text is kept."""
+    broken = "poet ConnectionError(poet )"
+    on, raises = {"on_cut": "continue"}, dict[str, Any]()
+    for changed, request, ends, text in (
+        (raises, TELL, {}, broken),
+        (on, replace(TELL, can_go_on=False), {}, broken),
+        (on, replace(TELL, among=["poet"]), {}, broken),
+        ({**on, "fallback": False}, TELL, {}, broken),
+        ({**on, "max_attempts": 1}, TELL, {}, broken),
+        (on, TELL, {"poet": BadRequestError()}, "poet BadRequestError(poet )"),
+        (on, replace(TELL, among=["poet", "oracle"]), {"oracle": "at once"}, "poet TimeoutError(poet )"),
+        (
+            on,
+            replace(TELL, among=["poet", "oracle"]),
+            {"oracle": OSError()},
+            "poet oracle OSError(poet oracle )",
+        ),
+    ):
+        player, story = Player(), Story(**{"poet": ConnectionError(), **ends})
+        player.serving = replace(player.serving, **changed)
+        assert await story.read(way, player, request) == text
+
+
+@pytest.mark.parametrize("way", ["stream", "astream"])
+async def test_both_models_of_a_stream_have_their_verdict(way: str) -> None:
+    """The one that broke has failed, the other one has answered."""
+    player = Player()
+    player.serving = replace(player.serving, on_cut="continue")
+    for _ in range(6):
+        await Story(poet="cut").read(way, player, TELL)
+    assert player.health.cooling_down(NAMES).keys() == {"poet"}
+    assert player.router.stats().fallbacks == 5
+
+
+@pytest.mark.parametrize("way", ["stream", "astream"])
+async def test_a_deadline_holds_within_a_stream(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part may take what is left of it."""
+    clock = SimpleNamespace(now=50.0)
+    monkeypatch.setattr("unirouter_integrations.serving._serving.time", SimpleNamespace(monotonic=lambda: clock.now))
+    player, story = Player(), Story()
+    player.serving = replace(player.serving, deadline=10.0)
+    parts = story.parts
+
+    def slow(routed: RoutedCall) -> Iterator[str]:
+        for part in parts(routed):
+            yield part
+            clock.now += 6
+
+    monkeypatch.setattr(story, "parts", slow)
+    assert await story.read(way, player, TELL) == "poet goes on TimeoutError(poet goes on )"

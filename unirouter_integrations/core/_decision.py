@@ -22,7 +22,9 @@ from unirouter_integrations.core._pool import Pool
 from unirouter_integrations.core._profiles import Floats
 
 Basis = Literal["best", "explored", "kept"]
-ExclusionKind = Literal["incapable", "cooling_down", "failed", "refused", "rejected", "not_embedded"]
+ExclusionKind = Literal[
+    "incapable", "too_expensive", "cooling_down", "failed", "slow", "refused", "rejected", "not_embedded"
+]
 
 FORMAT_VERSION = 1  # of `RoutingDecision.as_dict`
 _UNFAMILIAR = 0.5  # below it, the sentence says that the prompt is unlike those of the fit
@@ -47,9 +49,10 @@ class Exclusion(NamedTuple):
 
     Attributes:
         model: Its name.
-        kind: `"incapable"`: it cannot take the call. `"cooling_down"`: it failed recently. `"failed"`, `"refused"`,
-            `"rejected"`: it was asked, and its call failed, its answer was a refusal, or its answer did not pass the
-            check. `"not_embedded"`: the prompt could not be embedded, so the default model answers.
+        kind: `"incapable"`: it cannot take the call. `"too_expensive"`: the call would cost more than it may.
+            `"cooling_down"`: it failed recently. `"failed"`, `"slow"`, `"refused"`, `"rejected"`: it was asked, and its
+            call failed, took too long, its answer was a refusal, or its answer did not pass the check.
+            `"not_embedded"`: the prompt could not be embedded, so the default model answers.
         reason: A sentence for people.
     """
 

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from unirouter_integrations._checks import one_of
-from unirouter_integrations._concurrency import in_thread
+from unirouter_integrations._concurrency import in_thread, off_loop
 from unirouter_integrations.errors import InvalidInputError
 from unirouter_integrations.grading._extraction import (
     AnswerCandidate,
@@ -31,6 +31,7 @@ from unirouter_integrations.grading._judges import Evaluator, from_evaluator
 from unirouter_integrations.grading._models import digest, settings_json
 from unirouter_integrations.grading._records import Answer, Example, Score, Scorer, reference_texts, refuse_reference
 
+_MAX_TEXT_IN_LOOP = 2**14  # characters; grading longer texts can take tens of milliseconds
 _OPENEVALS_ARGUMENTS = ("inputs", "outputs", "reference_outputs")
 
 
@@ -245,7 +246,7 @@ def _is_same_json(a: Any, b: Any) -> bool:
 
 def _as_async(function: Callable[[Answer, Example], object]) -> Callable[[Answer, Example], Awaitable[object]]:
     async def grade(answer: Answer, example: Example) -> object:
-        return function(answer, example)
+        return await off_loop(len(answer.text) > _MAX_TEXT_IN_LOOP, function, answer, example)
 
     return grade
 

@@ -5,14 +5,25 @@ tokens twice, stream them twice and lose bound tools; delegating, every call is 
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
+from contextlib import AbstractContextManager, aclosing
+from dataclasses import replace
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
-from langchain_core.callbacks import CallbackManagerForLLMRun, Callbacks
+from langchain_core.callbacks import BaseCallbackHandler, CallbackManagerForLLMRun, Callbacks
 from langchain_core.language_models import LanguageModelInput
+from langchain_core.language_models.chat_model_stream import AsyncChatModelStream
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableLambda
 from langchain_core.runnables.config import ensure_config, get_config_list, merge_configs
@@ -25,22 +36,32 @@ from unirouter_integrations.core import LLMProfile, RoutingDecision
 from unirouter_integrations.errors import InvalidInputError, NoModelError
 from unirouter_integrations.grading import Price
 from unirouter_integrations.langchain._capabilities import capabilities_of, joint_profile, needs_of
+from unirouter_integrations.langchain._events import (
+    Event,
+    aevents_stream,
+    describe_event,
+    events_stream,
+    noted_event,
+)
 from unirouter_integrations.langchain._messages import (
     JudgedBy,
     describe,
     in_tool_loop,
+    is_empty,
     is_refusal,
     judged_text,
     last_model,
 )
-from unirouter_integrations.langchain._models import Model, as_chat_model, traced
+from unirouter_integrations.langchain._models import Model, as_chat_model, binds_tools, traced
 from unirouter_integrations.langchain._prompt_cache import history_costs
+from unirouter_integrations.langchain._shown import Shown, is_seen
 from unirouter_integrations.serving._health import Health
 from unirouter_integrations.serving._options import PREFIX, CallOptions
 from unirouter_integrations.serving._registry import ModelRegistry, price_of_model
-from unirouter_integrations.serving._serving import Fallback, Serving, as_check, health_of
-from unirouter_integrations.serving._steps import CallRequest, Framework, RoutedCall
+from unirouter_integrations.serving._serving import Fallback, OnCut, Serving, as_check, health_of, settings_of
+from unirouter_integrations.serving._steps import CONTINUE, CallRequest, Framework, RoutedCall
 
+T = TypeVar("T")
 M = TypeVar("M", bound=AIMessage)
 
 _log = logging.getLogger("unirouter_integrations")
@@ -75,7 +96,16 @@ def _text_answer(answer: object) -> AIMessage | None:
     return answer if isinstance(answer, AIMessage) and not answer.tool_calls else None
 
 
-_LANGCHAIN = Framework(as_chat_model, capabilities_of, is_refusal, _text_answer, describe, checking)
+_LANGCHAIN = Framework(
+    as_model=as_chat_model,
+    capabilities_of=capabilities_of,
+    is_refusal=is_refusal,
+    is_empty=is_empty,
+    text_answer=_text_answer,
+    describe=describe,
+    checking=checking,
+)
+_EVENTS = _LANGCHAIN._replace(describe=describe_event)
 
 
 class _RoutedInput(NamedTuple):
@@ -127,10 +157,11 @@ class ChatUniRouter(BaseChatModel):
             has it in its prompt cache reads at the cached price. That needs prices, and profiles with costs in USD per
             1,000 calls. The answers in the messages say which model gave them.
         fallback: Whether the next model of the same decision takes the call after an error that is not the caller's own
-            (a wrong request, which every model would refuse); of a stream only before its first content. `"refusals"`:
-            after a refusal or an empty answer as well. Or a function of the error that says so. The decision then names
-            the model that answered, and those that failed among the excluded ones. Errors of a forced model and the
-            last one's are raised unchanged.
+            (a wrong request, which every model would refuse) or an empty answer. `"refusals"`: after a refusal as well.
+            Or a function of the error that says so. The decision then names the model that answered, and those that
+            failed among the excluded ones. Once somebody has seen text of an answer, in a stream or because a graph
+            streams what its models say, no other model begins again: the error has what was seen as its
+            `partial_text`. Errors of a forced model and the last one's are raised unchanged.
         cooldown: How many seconds a model cools down at first, after more than half of its recent calls failed, unless
             its provider says for how long. It is then asked last, except for one call that probes it.
         default: The name of the model that answers where the prompt cannot be embedded; None to raise the error.
@@ -139,6 +170,14 @@ class ChatUniRouter(BaseChatModel):
         first_token_timeout: How many seconds the first content of a stream may take; None for no limit.
         deadline: How many seconds the whole call may take, all models together; None for no limit.
         max_attempts: How many models may be asked for one call; None for all.
+        max_cost: What the whole call may be expected to cost, in the unit of the profiles; None for no limit.
+        hedge: Whether a second model is asked as well when an answer takes longer than 95% of its model's answers; the
+            first answer counts, the other call is cancelled, and both are paid. At most a tenth of the calls. Calls
+            with tools are not hedged, nor those whose tokens somebody sees before they are complete.
+        on_cut: What becomes of a stream that breaks after its first text. `"raise"`: the error is raised, with the text
+            so far as its `partial_text`. `"continue"`: the next model is asked to continue the text. `"restart"`: it
+            starts again. Its first chunk has `unirouter_cuts` in its `response_metadata`. No provider guarantees that a
+            continued text fits. Forms, `stream_events(version="v3")` and calls of tools always raise.
         escalate: A scorer that checks answers, see `as_scorer`; it can only compare them with the prompt. An answer
             that scores below 0.5 sends the call on to the next model that is expected to err less; both are paid. For
             instance `judge(model)`, `"confidence"`, `"probability"`, or a function of (answer, example). Streams, tool
@@ -171,6 +210,9 @@ class ChatUniRouter(BaseChatModel):
     first_token_timeout: float | None = 120.0
     deadline: float | None = None
     max_attempts: int | None = None
+    max_cost: float | None = None
+    hedge: bool = False
+    on_cut: OnCut = "raise"
     escalate: Annotated[Any, PlainValidator(as_check)] = Field(default=None, repr=False)
     operations: tuple[Any, ...] = Field(default=(), exclude=True, repr=False)
     _prepared: dict[str, tuple[Model, Model]] = PrivateAttr(default_factory=dict)
@@ -201,22 +243,7 @@ class ChatUniRouter(BaseChatModel):
     @property
     def _serving(self) -> Serving:
         """The rules of its calls, with its settings as they are now."""
-        return Serving(
-            self.router,
-            self.models,
-            _LANGCHAIN,
-            self._health,
-            self.cost_weight,
-            self.fallback,
-            self.cooldown,
-            self.default,
-            self.embedding_timeout,
-            self.escalate,
-            self.timeout,
-            self.first_token_timeout,
-            self.deadline,
-            self.max_attempts,
-        )
+        return Serving(self.router, self.models, _LANGCHAIN, self._health, **settings_of(self))
 
     def register(self, name: str, model: Model | str, profile: LLMProfile, *, price: Price | None = None) -> None:
         """Let a new model take part from now on, in every chain that holds this chat model; or replace one.
@@ -255,11 +282,16 @@ class ChatUniRouter(BaseChatModel):
         given = ensure_config(config)
         (item,), kwargs = self._route([input], [given], kwargs)
 
-        def ask(routed: RoutedCall) -> AIMessage:
-            model, traced_config = self._prepared_call(routed, given)
-            return self._noted(model.invoke(item.input, traced_config, **_with(stop, kwargs)), routed)
+        shown = Shown(self._serving, given)
 
-        return self._serving.call(item.routed, ask)[1]
+        def ask(routed: RoutedCall) -> AIMessage:
+            model, traced_config = self._prepared_call(routed, given, shown)
+            answer = model.invoke(item.input, traced_config, **_with(stop, kwargs))
+            shown.check_end(answer, routed.decision.model)
+            return self._noted(answer, routed)
+
+        with shown.kept():
+            return shown.serving.call(item.routed, ask)[1]
 
     @override
     async def ainvoke(
@@ -273,11 +305,16 @@ class ChatUniRouter(BaseChatModel):
         given = ensure_config(config)
         (item,), kwargs = await self._aroute([input], [given], kwargs)
 
-        async def ask(routed: RoutedCall) -> AIMessage:
-            model, traced_config = self._prepared_call(routed, given)
-            return self._noted(await model.ainvoke(item.input, traced_config, **_with(stop, kwargs)), routed)
+        shown = Shown(self._serving, given)
 
-        return (await self._serving.acall(item.routed, ask))[1]
+        async def ask(routed: RoutedCall) -> AIMessage:
+            model, traced_config = self._prepared_call(routed, given, shown)
+            answer = await model.ainvoke(item.input, traced_config, **_with(stop, kwargs))
+            shown.check_end(answer, routed.decision.model)
+            return self._noted(answer, routed)
+
+        with shown.kept():
+            return (await shown.serving.acall(item.routed, ask))[1]
 
     @override
     def stream(
@@ -294,11 +331,11 @@ class ChatUniRouter(BaseChatModel):
         def chunks(routed: RoutedCall) -> Iterator[AIMessageChunk]:
             model, traced_config = self._prepared_call(routed, given)
             begun = False
-            for chunk in model.stream(item.input, traced_config, **_with(stop, kwargs)):
+            for chunk in model.stream(self._going_on(item.input, routed), traced_config, **_with(stop, kwargs)):
                 yield cast("AIMessageChunk", chunk if begun else self._noted(chunk, routed))
                 begun = True
 
-        yield from self._serving.stream(item.routed, chunks)
+        yield from self._serving.stream(item.routed, chunks)[1]
 
     @override
     async def astream(
@@ -314,7 +351,8 @@ class ChatUniRouter(BaseChatModel):
 
         async def chunks(routed: RoutedCall) -> AsyncGenerator[AIMessageChunk, None]:
             model, traced_config = self._prepared_call(routed, given)
-            begun, parts = False, model.astream(item.input, traced_config, **_with(stop, kwargs))
+            given_input = self._going_on(item.input, routed)
+            begun, parts = False, model.astream(given_input, traced_config, **_with(stop, kwargs))
             try:
                 async for chunk in parts:
                     yield cast("AIMessageChunk", chunk if begun else self._noted(chunk, routed))
@@ -323,39 +361,52 @@ class ChatUniRouter(BaseChatModel):
                 if isinstance(parts, AsyncGenerator):
                     await parts.aclose()
 
-        async def opened(routed: RoutedCall) -> AsyncGenerator[AIMessageChunk, None]:
-            return chunks(routed)
-
-        parts = await self._serving.astream(item.routed, opened)
-        try:
-            async for part in parts:
-                yield part
-        finally:
-            await parts.aclose()
+        async with aclosing(_astreamed(self._serving, item.routed, chunks)) as stream:
+            async for chunk in stream:
+                yield chunk
 
     @override
     def stream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """Events of the chosen model's run; with `version="v3"` a stream of its content blocks."""
+        """With `version="v3"`: a stream of content blocks. Another model takes over as in `stream`."""
         if kwargs.get("version") != "v3":
             return super().stream_events(input, config, **kwargs)
-        given = ensure_config(config)
+        serving, given = self._serving_of_events(), ensure_config(config)
         (item,), kwargs = self._route([input], [given], kwargs)
-        model, traced_config = self._prepared_call(item.routed, given)
-        return model.stream_events(item.input, traced_config, **kwargs)
+
+        def events(routed: RoutedCall) -> Iterator[Event]:
+            model, traced_config = self._prepared_call(routed, given)
+            for event in model.stream_events(item.input, traced_config, **kwargs):
+                yield noted_event(event, routed.decision)
+
+        def opened_when_read() -> Iterator[Event]:
+            yield from serving.stream(item.routed, events)[1]
+
+        return events_stream(opened_when_read())
 
     @override
     def astream_events(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Any:
-        """Async version of `stream_events`."""
+        """Async version of `stream_events`; with other versions the events of the chosen model's run."""
         if kwargs.get("version") != "v3":
             return super().astream_events(input, config, **kwargs)
+        return self._astream_blocks(input, ensure_config(config), kwargs)
 
-        async def chosen() -> Any:
-            given = ensure_config(config)
-            (item,), left = await self._aroute([input], [given], kwargs)
-            model, traced_config = self._prepared_call(item.routed, given)
-            return await model.astream_events(item.input, traced_config, **left)
+    async def _astream_blocks(self, prompt: Any, given: RunnableConfig, kwargs: dict[str, Any]) -> AsyncChatModelStream:
+        serving = self._serving_of_events()
+        (item,), kwargs = await self._aroute([prompt], [given], kwargs)
 
-        return chosen()
+        async def events(routed: RoutedCall) -> AsyncGenerator[Event, None]:
+            model, traced_config = self._prepared_call(routed, given)
+            async with await model.astream_events(item.input, traced_config, **kwargs) as stream:
+                async for event in stream:
+                    yield noted_event(event, routed.decision)
+
+        return aevents_stream(_astreamed(serving, item.routed, events))
+
+    def _serving_of_events(self) -> Serving:
+        if self._fills_form:
+            msg = 'stream_events(version="v3") streams messages, and a form is none; use stream, or version="v2".'
+            raise NotImplementedError(msg)
+        return replace(self._serving, framework=_EVENTS, on_cut="raise")  # the blocks of two models do not add up
 
     @override
     def batch(
@@ -570,6 +621,8 @@ class ChatUniRouter(BaseChatModel):
             kept=last_model(messages) if stays else None,
             is_in_tool_loop=loop,
             surcharges=surcharges,
+            may_repeat=self.hedge and not is_seen(config) and not any(map(binds_tools, self.models.values())),
+            can_go_on=True,
         )
 
     def _prices(self, names: Iterable[str]) -> dict[str, Price]:
@@ -606,7 +659,9 @@ class ChatUniRouter(BaseChatModel):
         msg = "There is no model left to count tokens; register one."
         raise NoModelError(msg)
 
-    def _prepared_call(self, routed: RoutedCall, given: RunnableConfig) -> tuple[Model, RunnableConfig]:
+    def _prepared_call(
+        self, routed: RoutedCall, given: RunnableConfig, *listening: BaseCallbackHandler
+    ) -> tuple[Model, RunnableConfig]:
         """The chosen model, and the caller's config with the constructor's and, for traces, the decision."""
         name = routed.decision.model
         decision = {f"unirouter_{key}": value for key, value in routed.decision.as_dict().items()}
@@ -621,14 +676,27 @@ class ChatUniRouter(BaseChatModel):
         if self.callbacks is not None:
             own = RunnableConfig(callbacks=_not_yet_in(given.get("callbacks"), self.callbacks))
             config = merge_configs(own, config)
+        if listening:
+            config = merge_configs(config, RunnableConfig(callbacks=[*listening]))
         return self._prepare(name, routed.model), config
+
+    def _going_on(self, prompt: Any, routed: RoutedCall) -> Any:
+        """What a model is given: the prompt, and what there is of the answer if it is to go on with it."""
+        if not routed.text_before:
+            return prompt
+        messages = self._convert_input(prompt).to_messages()
+        return [*messages, AIMessage(routed.text_before), HumanMessage(CONTINUE)]
+
+    @property
+    def _fills_form(self) -> bool:
+        return any(operation.method == "with_structured_output" for operation in self.operations)
 
     def _noted(self, answer: M, routed: RoutedCall) -> M:
         """Copy the answer and add which model gave it and why. The original may belong to a cache.
 
         Of routers inside routers, the innermost decision names the model. A parsed form has no place for a note.
         """
-        if any(operation.method == "with_structured_output" for operation in self.operations):
+        if self._fills_form:
             filled: Any = answer
             if isinstance(filled, dict) and isinstance(filled.get("raw"), AIMessage):  # include_raw
                 filled = {**filled, "raw": self._with_note(filled["raw"], routed)}
@@ -643,8 +711,25 @@ class ChatUniRouter(BaseChatModel):
 
     @staticmethod
     def _with_note(answer: M, routed: RoutedCall) -> M:
-        metadata = {"unirouter": routed.decision.as_dict(), **answer.response_metadata}
+        note: dict[str, Any] = {"unirouter": routed.decision.as_dict()}
+        if routed.on_cut:  # it follows chunks of another model, whose note does not add up with this one's
+            note = {"unirouter_cuts": [{"on_cut": routed.on_cut, "model": routed.decision.model}]}
+        metadata = {**note, **answer.response_metadata}
         return answer.model_copy(update={"response_metadata": metadata})
+
+
+async def _astreamed(
+    serving: Serving, routed: RoutedCall, parts: Callable[[RoutedCall], AsyncGenerator[T, None]]
+) -> AsyncGenerator[T, None]:
+    """What a model streams, or the next one. Closed early, it closes the model's stream at once."""
+
+    async def opened(routed: RoutedCall) -> AsyncGenerator[T, None]:
+        return parts(routed)
+
+    _, stream = await serving.astream(routed, opened)
+    async with aclosing(stream):
+        async for part in stream:
+            yield part
 
 
 def _without_model(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from unirouter_integrations.errors import InvalidInputError
 from unirouter_integrations.serving._failures import classify, reports_refusal
 from unirouter_integrations.serving._streams import StreamPart
 
-_SILENT_BLOCKS = frozenset({"text", "non_standard"})  # a text block says something by its text
-_REASONING = ("reasoning_content", "reasoning")
+_SILENT_BLOCKS = frozenset({"text", "refusal", "non_standard"})  # a text block says something by its text
+_THOUGHTS = frozenset({"reasoning", "reasoning_content", "thinking", "redacted_thinking"})  # as blocks or beside them
+_TOOL_BLOCKS = frozenset({"tool_use", "tool_call", "tool_call_chunk", "server_tool_use"})
+_SAID_BESIDE = ("audio", "function_call")
 _FINISH_REASONS = ("finish_reason", "stop_reason", "stopReason", "done_reason", "status")
 
 JudgedBy = Literal["last_human", "system_and_last_human", "conversation"] | Callable[[Sequence[BaseMessage]], str]
@@ -63,43 +65,84 @@ def last_model(messages: Sequence[BaseMessage]) -> str | None:
     return next((model_of(message) for message in reversed(messages) if isinstance(message, AIMessage)), None)
 
 
-def is_refusal(answer: object) -> bool:
-    """Whether a provider reports that an answer is a refusal or was filtered.
+def message_in(answer: Any) -> AIMessage | None:
+    """The message that an answer is or holds; None if it holds none, such as a form.
 
     Args:
-        answer: A message, one that was put together from a stream, or what `include_raw=True` makes of one.
+        answer: A message, what `include_raw=True` makes of one, or what the model call of an agent returns.
     """
     if isinstance(answer, Mapping):
-        error = answer.get("parsing_error")
-        return is_refusal(answer.get("raw")) or (isinstance(error, Exception) and classify(error) == "refused")
-    if not isinstance(answer, AIMessage):
+        answer = answer.get("raw")
+    answer = getattr(answer, "model_response", answer)  # other middleware may extend it
+    result = getattr(answer, "result", None)
+    messages = result if isinstance(result, list) else [answer]
+    return next((message for message in reversed(messages) if isinstance(message, AIMessage)), None)
+
+
+def is_refusal(answer: object) -> bool:
+    """Whether a provider reports that an answer is a refusal or was filtered. Answers are as of `message_in`."""
+    error = answer.get("parsing_error") if isinstance(answer, Mapping) else None
+    if isinstance(error, Exception) and classify(error) == "refused":
+        return True
+    message = message_in(answer)
+    if message is None:
         return False
     blocks: list[Any] = []
     with suppress(Exception):  # the standard blocks of content that is none of them
-        blocks = answer.content_blocks
-    return any(map(reports_refusal, (answer.response_metadata, answer.additional_kwargs, answer.content, blocks)))
+        blocks = message.content_blocks
+    return any(map(reports_refusal, (message.response_metadata, message.additional_kwargs, message.content, blocks)))
+
+
+def is_empty(answer: object) -> bool:
+    """Whether an answer says nothing; thoughts are no answer, and a form that was not filled in is None.
+
+    Answers are as of `message_in`.
+    """
+    message = message_in(answer)
+    return answer is None if message is None else not _answers(message)
 
 
 def describe(chunk: object) -> StreamPart:
     """What one chunk of a stream says. What is no message, such as a parsed form, is content."""
     if not isinstance(chunk, AIMessage):
         return StreamPart()
-    reported = chunk.response_metadata
-    content = chunk.content
-    blocks = [block for block in content if not isinstance(block, str)] if isinstance(content, list) else []
-    says_something = bool(
-        chunk.text
-        or chunk.tool_calls
-        or getattr(chunk, "tool_call_chunks", None)
-        or any(block.get("type") not in _SILENT_BLOCKS for block in blocks)
-        or any(chunk.additional_kwargs.get(key) for key in _REASONING)
-    )
+    thinks = not _THOUGHTS.isdisjoint(_block_types(chunk)) or any(map(chunk.additional_kwargs.get, _THOUGHTS))
+    has_content = thinks or _answers(chunk)
     return StreamPart(
         text=chunk.text,
-        has_content=says_something,
-        reports_finish="model_provider" in reported,  # which LangChain's own clients of providers state
-        is_finish=any(reported.get(key) for key in _FINISH_REASONS),
+        has_content=has_content,
+        reports_finish="model_provider" in chunk.response_metadata,  # which LangChain's own clients of providers state
+        is_finish=reports_end(chunk.response_metadata),
+        is_refusal=not has_content and is_refusal(chunk),
+        calls_tool=_calls_tool(chunk),
     )
+
+
+def _answers(message: AIMessage) -> bool:
+    """Whether a message says something beside its thoughts."""
+    return bool(
+        message.text
+        or _calls_tool(message)
+        or _block_types(message) - _THOUGHTS
+        or any(map(message.additional_kwargs.get, _SAID_BESIDE))
+    )
+
+
+def _calls_tool(message: AIMessage) -> bool:
+    calls = message.tool_calls or message.invalid_tool_calls or getattr(message, "tool_call_chunks", None)
+    return bool(calls) or not _TOOL_BLOCKS.isdisjoint(_block_types(message))
+
+
+def _block_types(message: AIMessage) -> set[Any]:
+    """The types of the blocks of a message that are no text."""
+    if isinstance(message.content, str):
+        return set()
+    return {block.get("type") for block in message.content if isinstance(block, dict)} - _SILENT_BLOCKS
+
+
+def reports_end(reported: Mapping[str, Any]) -> bool:
+    """Whether what a provider reports of an answer, or of a part of it, says why the answer ended."""
+    return any(reported.get(key) for key in _FINISH_REASONS)
 
 
 def model_of(answer: AIMessage) -> str | None:

@@ -20,8 +20,9 @@ from unirouter_integrations.errors import InvalidInputError, MissingDependencyEr
 from unirouter_integrations.grading import ScorerLike
 from unirouter_integrations.langchain._capabilities import capabilities_of, needs_of
 from unirouter_integrations.langchain._chat_model import checking
-from unirouter_integrations.langchain._messages import in_tool_loop, is_refusal, last_human_text
+from unirouter_integrations.langchain._messages import in_tool_loop, is_empty, is_refusal, last_human_text, message_in
 from unirouter_integrations.langchain._models import as_chat_model, traced
+from unirouter_integrations.langchain._shown import Shown, is_seen
 from unirouter_integrations.serving._options import PREFIX, CallOptions
 from unirouter_integrations.serving._serving import Fallback, Serving, as_check, health_of
 from unirouter_integrations.serving._steps import CallRequest, Framework, RoutedCall
@@ -91,6 +92,8 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         timeout: See `ChatUniRouter`.
         deadline: See `ChatUniRouter`; of one call of a model and those that take over, not of the run.
         max_attempts: See `ChatUniRouter`.
+        max_cost: See `ChatUniRouter`; of one call of a model and those that take over.
+        hedge: See `ChatUniRouter`.
 
     Raises:
         InvalidInputError: If a model has no profile or is no chat model, or an argument is out of range.
@@ -120,6 +123,8 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         timeout: float | None = 300.0,
         deadline: float | None = None,
         max_attempts: int | None = None,
+        max_cost: float | None = None,
+        hedge: bool = False,
     ) -> None:
         super().__init__()
         one_of(route_on, "route_on", ("run", "call", "thread"))
@@ -129,16 +134,17 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
             models,
             _AGENTS,
             health_of(models),
-            cost_weight,
-            fallback,
-            cooldown,
-            default,
-            embedding_timeout,
-            as_check(escalate),
-            timeout,
-            None,
-            deadline,
-            max_attempts,
+            cost_weight=cost_weight,
+            fallback=fallback,
+            cooldown=cooldown,
+            default=default,
+            embedding_timeout=embedding_timeout,
+            escalate=as_check(escalate),
+            timeout=timeout,
+            deadline=deadline,
+            max_attempts=max_attempts,
+            max_cost=max_cost,
+            hedge=hedge,
         )
         self._serving.validate()
 
@@ -175,13 +181,17 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         handler: Callable[[ModelRequest[ContextT]], ModelResponse[ResponseT]],
     ) -> ModelResponse[ResponseT] | ExtendedModelResponse[ResponseT]:
         """Have the chosen model answer, after deciding if no earlier decision holds."""
+        shown = Shown(self._serving, ensure_config())
 
         def ask(routed: RoutedCall) -> ModelResponse[ResponseT]:
-            with _traced(routed):
-                return handler(_routed_request(request, routed))
+            with _traced(routed, shown):
+                response = handler(_routed_request(request, routed))
+            shown.check_end(response, routed.decision.model)
+            return response
 
         (routed,) = self._serving.decide([self._request_of_call(request)])
-        return _extended(*self._serving.call(routed, ask))
+        with shown.kept():
+            return _extended(*shown.serving.call(routed, ask))
 
     @override
     async def awrap_model_call(
@@ -190,13 +200,17 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         handler: Callable[[ModelRequest[ContextT]], Awaitable[ModelResponse[ResponseT]]],
     ) -> ModelResponse[ResponseT] | ExtendedModelResponse[ResponseT]:
         """Async version of `wrap_model_call`."""
+        shown = Shown(self._serving, ensure_config())
 
         async def ask(routed: RoutedCall) -> ModelResponse[ResponseT]:
-            with _traced(routed):
-                return await handler(_routed_request(request, routed))
+            with _traced(routed, shown):
+                response = await handler(_routed_request(request, routed))
+            shown.check_end(response, routed.decision.model)
+            return response
 
         (routed,) = await self._serving.adecide([self._request_of_call(request)])
-        return _extended(*await self._serving.acall(routed, ask))
+        with shown.kept():
+            return _extended(*await shown.serving.acall(routed, ask))
 
     def _request_of_run(self, state: AgentState[Any], runtime: Runtime[ContextT]) -> CallRequest:
         """A run is decided before anything is known of its tools and its response format."""
@@ -229,6 +243,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
             kept=kept["model"] if kept else None,
             is_in_tool_loop=in_tool_loop(messages),
             noted=noted,
+            may_repeat=self._serving.hedge and not is_seen(ensure_config()),
         )
 
 
@@ -282,28 +297,25 @@ def _as_bare_chat_model(name: object, model: Any) -> BaseChatModel:
     return made
 
 
-def _answers(response: Any) -> list[AIMessage]:
-    inner = getattr(response, "model_response", response)  # other middleware may extend a response
-    return [message for message in getattr(inner, "result", ()) if isinstance(message, AIMessage)]
-
-
-def _is_refusal(response: object) -> bool:
-    return any(map(is_refusal, _answers(response)))
-
-
 def _text_answer(response: Any) -> AIMessage | None:
-    inner, answers = getattr(response, "model_response", response), _answers(response)
-    is_text = answers and not answers[-1].tool_calls and getattr(inner, "structured_response", None) is None
-    return answers[-1] if is_text else None
+    inner, answer = getattr(response, "model_response", response), message_in(response)
+    return None if answer is None or answer.tool_calls or inner.structured_response is not None else answer
 
 
-_AGENTS = Framework(_as_bare_chat_model, capabilities_of, _is_refusal, _text_answer, checking=checking)
+_AGENTS = Framework(
+    as_model=_as_bare_chat_model,
+    capabilities_of=capabilities_of,
+    is_refusal=is_refusal,
+    is_empty=is_empty,
+    text_answer=_text_answer,
+    checking=checking,
+)
 
 
-def _traced(routed: RoutedCall) -> AbstractContextManager[None]:
+def _traced(routed: RoutedCall, shown: Shown) -> AbstractContextManager[None]:
     """Have the runs inside carry the decision. `model.with_config` would hide the model from the agent."""
     decision = {f"{PREFIX}{key}": value for key, value in _note(routed).items()}
-    return traced(RunnableConfig(tags=["unirouter"], metadata=decision))
+    return traced(RunnableConfig(tags=["unirouter"], metadata=decision, callbacks=[shown]))
 
 
 def _readable(message: M, model: BaseChatModel) -> M | AIMessage:

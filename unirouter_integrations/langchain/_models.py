@@ -7,7 +7,7 @@ from typing import Any
 from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import BaseOutputParser
-from langchain_core.runnables import Runnable, RunnableConfig, RunnableSequence
+from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableSequence
 from langchain_core.runnables.config import ensure_config, merge_configs, var_child_runnable_config
 
 from unirouter_integrations._checks import shown
@@ -42,6 +42,15 @@ def as_chat_model(name: object, model: Any) -> Model:
         msg = f"The model {shown(name)} should be a LangChain chat model, bare or bound, not {type(bare).__name__}."
         raise InvalidInputError(msg)
     return model
+
+
+def binds_tools(model: object) -> bool:
+    """Whether a model always has tools, which its provider may run: then two models at once could act twice."""
+    while isinstance(model, RunnableBinding):
+        if model.kwargs.get("tools"):
+            return True
+        model = model.bound
+    return False
 
 
 @contextmanager

@@ -87,6 +87,7 @@ def describe(part: object) -> StreamPart:
             reports_finish=any(each.reports_finish for each in said),
             is_finish=any(each.is_finish for each in said),
             is_refusal=any(each.is_refusal for each in said),
+            calls_tool=any(each.calls_tool for each in said),
         )
     return _describe_response(part) if isinstance(part, ChatResponse | CompletionResponse) else StreamPart()
 
@@ -101,13 +102,18 @@ def is_text(answer: object) -> bool:
 
 
 def is_refusal(answer: object) -> bool:
-    """Whether a response, or one of those that led to what was written, is empty or a refusal or was filtered."""
+    """Whether a response, or one of those that led to what was written, is a refusal or was filtered."""
+    return any(map(_reports_refusal, _responses_of(answer)))
+
+
+def is_empty(answer: object) -> bool:
+    """Whether a response, or one of those that led to what was written, says nothing."""
+    return not all(map(_has_content, _responses_of(answer)))
+
+
+def _responses_of(answer: object) -> list[ChatResponse | CompletionResponse]:
     responses = answer.responses if isinstance(answer, Written) else [answer]
-    return any(
-        not _has_content(response) or _reports_refusal(response)
-        for response in responses
-        if isinstance(response, ChatResponse | CompletionResponse)
-    )
+    return [response for response in responses if isinstance(response, ChatResponse | CompletionResponse)]
 
 
 def _describe_response(response: ChatResponse | CompletionResponse) -> StreamPart:
@@ -120,6 +126,7 @@ def _describe_response(response: ChatResponse | CompletionResponse) -> StreamPar
         reports_finish=isinstance(choices, list),
         is_finish=bool(field_of(first, "finish_reason")),
         is_refusal=not text and _reports_refusal(response),
+        calls_tool=not is_text(response),
     )
 
 

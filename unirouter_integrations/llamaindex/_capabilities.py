@@ -41,6 +41,11 @@ def models_with_tools(models: Mapping[str, LLM]) -> dict[str, FunctionCallingLLM
     }
 
 
+def may_repeat(models: Mapping[str, LLM]) -> bool:
+    """Whether two models may take a call at once: no provider runs tools for one of them, which could act twice."""
+    return not any(getattr(model, "built_in_tools", None) for model in models_now(models).values())
+
+
 def joint_metadata(models: Mapping[str, LLM]) -> LLMMetadata:
     """What holds whichever model is chosen; of tools, what a call that offers them can reach.
 

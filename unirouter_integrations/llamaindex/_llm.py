@@ -38,6 +38,7 @@ from unirouter_integrations.llamaindex._calls import (
     call_of_template,
     call_of_text,
     describe,
+    is_empty,
     is_refusal,
     is_text,
 )
@@ -45,6 +46,7 @@ from unirouter_integrations.llamaindex._capabilities import (
     as_llm,
     capabilities_of,
     joint_metadata,
+    may_repeat,
     models_with_tools,
 )
 from unirouter_integrations.llamaindex._events import announce
@@ -60,8 +62,8 @@ from unirouter_integrations.llamaindex._reports import (
 )
 from unirouter_integrations.serving._health import Health
 from unirouter_integrations.serving._options import CallOptions
-from unirouter_integrations.serving._serving import Fallback, Serving, as_check, health_of
-from unirouter_integrations.serving._steps import CallRequest, Framework, RoutedCall
+from unirouter_integrations.serving._serving import Fallback, OnCut, Serving, as_check, health_of, settings_of
+from unirouter_integrations.serving._steps import CONTINUE, CallRequest, Framework, RoutedCall
 
 T = TypeVar("T")
 R = TypeVar("R", ChatResponse, CompletionResponse)
@@ -87,7 +89,7 @@ def _text_answer(answer: object) -> object:
     return answer if is_text(answer) else None
 
 
-_LLMS = Framework(as_llm, capabilities_of, is_refusal, _text_answer, describe)
+_LLMS = Framework(as_llm, capabilities_of, is_refusal, is_empty, _text_answer, describe)
 
 
 class _Attempt(NamedTuple):
@@ -95,20 +97,42 @@ class _Attempt(NamedTuple):
 
     model: FunctionCallingLLM  # or any LLM, where no tools are offered
     note: dict[str, Any]
+    routed: RoutedCall
 
     def given(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-        """A new list, which models may append to, with system messages in the role that the model has for them."""
-        role = self.model.metadata.system_role
-        if role == MessageRole.SYSTEM:
-            return list(messages)
-        return [
+        """A new list, which models may append to, with system messages in the role that the model has for them.
+
+        A model that goes on with an answer is given what there is of it.
+        """
+        role, before = self.model.metadata.system_role, self.routed.text_before
+        given = [
             message.model_copy(update={"role": role}) if message.role == MessageRole.SYSTEM else message
             for message in messages
         ]
+        return [*given, ChatMessage(before, role=MessageRole.ASSISTANT), ChatMessage(CONTINUE)] if before else given
+
+    def prompted(self, prompt: str) -> str:
+        """The prompt of a completion; with what there is of the answer, if a model is to go on with it."""
+        before = self.routed.text_before
+        return f"{prompt}\n\n{before}\n\n{CONTINUE}" if before else prompt
 
     def noted(self, answer: R) -> R:
-        """Copy the answer and add which model gave it and why. Of routers inside routers, the innermost names it."""
-        return answer.model_copy(update={"additional_kwargs": {"unirouter": self.note, **answer.additional_kwargs}})
+        """Copy the answer and add which model gave it and why. Of routers inside routers, the innermost names it.
+
+        The parts of a stream hold all of its text so far, also what another model had said of it.
+        """
+        note: dict[str, Any] = {"unirouter": self.note}
+        update: dict[str, Any] = {}
+        if self.routed.on_cut:
+            note["unirouter_cuts"] = [{"on_cut": self.routed.on_cut, "model": self.note["model"]}]
+        if self.routed.text_before and isinstance(answer, ChatResponse):
+            text = self.routed.text_before + (answer.message.content or "")
+            update["message"] = ChatMessage(
+                text, role=answer.message.role, additional_kwargs=answer.message.additional_kwargs
+            )
+        elif self.routed.text_before:
+            update["text"] = self.routed.text_before + answer.text
+        return answer.model_copy(update={**update, "additional_kwargs": {**note, **answer.additional_kwargs}})
 
     def noted_stream(self, answers: Generator[R, None, None]) -> Generator[R, None, None]:
         """`noted`, for every part of a stream. One without any part is no answer."""
@@ -163,6 +187,14 @@ class UniRouterLLM(FunctionCallingLLM):
         first_token_timeout: How many seconds the first content of a stream may take; None for no limit.
         deadline: How many seconds the whole call may take, all models together; None for no limit.
         max_attempts: How many models may be asked for one call; None for all.
+        max_cost: What the whole call may be expected to cost, in the unit of the profiles; None for no limit.
+        hedge: Whether a second model is asked as well when an answer takes longer than 95% of its model's answers; the
+            first answer counts, the other call is cancelled, and both are paid. At most a tenth of the calls. Calls
+            with tools are not hedged.
+        on_cut: What becomes of a chat or completion that is streamed and breaks after its first text. `"raise"`: the
+            error is raised, with the text so far as its `partial_text`. `"continue"`: the next model is asked to
+            continue the text. `"restart"`: it starts again. The parts from then on have `unirouter_cuts` in their
+            `additional_kwargs`. No provider guarantees that a continued text fits.
         escalate: A scorer that checks answers, see `as_scorer`; it can only compare them with the question. An answer
             that scores below 0.5 sends the call on to the next model that is expected to err less; both are paid. For
             instance `judge(model)`, `"confidence"`, `"probability"` (chats only), or a function of (answer, example).
@@ -190,6 +222,9 @@ class UniRouterLLM(FunctionCallingLLM):
     first_token_timeout: float | None = 120.0
     deadline: float | None = None
     max_attempts: int | None = None
+    max_cost: float | None = None
+    hedge: bool = False
+    on_cut: OnCut = "raise"
     escalate: Any = Field(default=None, exclude=True, repr=False)
     _router: UniRouter = PrivateAttr()
     _models: MutableMapping[str, LLM] = PrivateAttr()
@@ -221,22 +256,7 @@ class UniRouterLLM(FunctionCallingLLM):
     @property
     def _serving(self) -> Serving:
         """The rules of its calls, with its settings as they are now."""
-        return Serving(
-            self._router,
-            self._models,
-            _LLMS,
-            self._health,
-            self.cost_weight,
-            self.fallback,
-            self.cooldown,
-            self.default,
-            self.embedding_timeout,
-            self.escalate,
-            self.timeout,
-            self.first_token_timeout,
-            self.deadline,
-            self.max_attempts,
-        )
+        return Serving(self._router, self._models, _LLMS, self._health, **settings_of(self))
 
     def register(self, name: str, model: LLM, profile: LLMProfile, *, price: Price | None = None) -> None:
         """Let a new model take part from now on, wherever this LLM is used; or replace one.
@@ -290,6 +310,7 @@ class UniRouterLLM(FunctionCallingLLM):
         return self._ask_stream(
             call_of_messages(messages),
             lambda attempt: attempt.noted_stream(attempt.model.stream_chat(attempt.given(messages), **kwargs)),
+            can_go_on=True,
         )
 
     @override
@@ -297,7 +318,7 @@ class UniRouterLLM(FunctionCallingLLM):
         async def ask(attempt: _Attempt) -> ChatResponseAsyncGen:
             return attempt.noted_astream(await attempt.model.astream_chat(attempt.given(messages), **kwargs))
 
-        return await self._aask_stream(call_of_messages(messages), ask)
+        return await self._aask_stream(call_of_messages(messages), ask, can_go_on=True)
 
     @override
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -317,15 +338,19 @@ class UniRouterLLM(FunctionCallingLLM):
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
         return self._ask_stream(
             call_of_text(prompt),
-            lambda attempt: attempt.noted_stream(attempt.model.stream_complete(prompt, formatted=formatted, **kwargs)),
+            lambda attempt: attempt.noted_stream(
+                attempt.model.stream_complete(attempt.prompted(prompt), formatted=formatted, **kwargs)
+            ),
+            can_go_on=True,
         )
 
     @override
     async def astream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseAsyncGen:
         async def ask(attempt: _Attempt) -> CompletionResponseAsyncGen:
-            return attempt.noted_astream(await attempt.model.astream_complete(prompt, formatted=formatted, **kwargs))
+            text = attempt.prompted(prompt)
+            return attempt.noted_astream(await attempt.model.astream_complete(text, formatted=formatted, **kwargs))
 
-        return await self._aask_stream(call_of_text(prompt), ask)
+        return await self._aask_stream(call_of_text(prompt), ask, can_go_on=True)
 
     @override
     def predict(self, prompt: BasePromptTemplate, **prompt_args: Any) -> str:
@@ -473,18 +498,9 @@ class UniRouterLLM(FunctionCallingLLM):
         return [("models", [*self._models]), ("router", self._router), ("cost_weight", self.cost_weight)]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        settings = (
-            "cost_weight",
-            "fallback",
-            "cooldown",
-            "default",
-            "embedding_timeout",
-            "timeout",
-            "first_token_timeout",
-            "deadline",
-            "max_attempts",
-        )
-        return _without_models, (self._router, {name: getattr(self, name) for name in settings})
+        settings = settings_of(self)
+        del settings["escalate"]
+        return _without_models, (self._router, settings)
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> "UniRouterLLM":
         return self.model_copy()
@@ -507,21 +523,27 @@ class UniRouterLLM(FunctionCallingLLM):
         self._remember(routed)
         return answer
 
-    def _ask_stream(self, call: Call, ask: Callable[[_Attempt], Generator[T, None, None]]) -> Generator[T, None, None]:
+    def _ask_stream(
+        self, call: Call, ask: Callable[[_Attempt], Generator[T, None, None]], *, can_go_on: bool = False
+    ) -> Generator[T, None, None]:
         """Stream the answer of the chosen model, or of the next one by the rules of a call."""
         serving = self._serving_of()
         with options_of_call() as options:
-            (routed,) = serving.decide([self._request(call, options)])
-            return serving.stream(routed, lambda routed: ask(self._begin(routed)))
+            (routed,) = serving.decide([self._request(call, options, can_go_on=can_go_on)])
+            routed, parts = serving.stream(routed, lambda routed: ask(self._begin(routed)))
+        self._remember(routed)
+        return parts
 
     async def _aask_stream(
-        self, call: Call, ask: Callable[[_Attempt], Awaitable[AsyncGenerator[T, None]]]
+        self, call: Call, ask: Callable[[_Attempt], Awaitable[AsyncGenerator[T, None]]], *, can_go_on: bool = False
     ) -> AsyncGenerator[T, None]:
         """Async version of `_ask_stream`. Closed early, it closes the model's stream at once."""
         serving = self._serving_of()
         with options_of_call() as options:
-            (routed,) = await serving.adecide([self._request(call, options)])
-            return await serving.astream(routed, lambda routed: ask(self._begin(routed)))
+            (routed,) = await serving.adecide([self._request(call, options, can_go_on=can_go_on)])
+            routed, parts = await serving.astream(routed, lambda routed: ask(self._begin(routed)))
+        self._remember(routed)
+        return parts
 
     def _ask_to_write(self, call: Call, ask: Callable[[_Attempt], T], *, checked: bool = True) -> T:
         """`_ask`, where the answer alone does not say whether it was refused."""
@@ -551,9 +573,9 @@ class UniRouterLLM(FunctionCallingLLM):
     def _serving_of(self, *, checked: bool = True) -> Serving:
         if not self._models:
             raise NoModelError(_NO_MODELS)
-        return self._serving if checked else replace(self._serving, check=None)
+        return self._serving if checked else replace(self._serving, escalate=None)
 
-    def _request(self, call: Call, options: CallOptions) -> CallRequest:
+    def _request(self, call: Call, options: CallOptions, *, can_go_on: bool = False) -> CallRequest:
         return CallRequest(
             question=call.question,
             needs=call.needs,
@@ -561,6 +583,8 @@ class UniRouterLLM(FunctionCallingLLM):
             among=options.among,
             kept=self._remembered.get(hash(call.question)) if call.is_in_tool_loop else None,
             is_in_tool_loop=call.is_in_tool_loop,
+            may_repeat=self.hedge and may_repeat(self._models),
+            can_go_on=can_go_on,
         )
 
     def _begin(self, routed: RoutedCall) -> _Attempt:
@@ -568,7 +592,7 @@ class UniRouterLLM(FunctionCallingLLM):
         self._remember(routed)
         announce(routed.decision)
         self._lend_callbacks(routed.decision.model, routed.model)
-        return _Attempt(cast("FunctionCallingLLM", routed.model), routed.decision.as_dict())
+        return _Attempt(cast("FunctionCallingLLM", routed.model), routed.decision.as_dict(), routed)
 
     def _remember(self, routed: RoutedCall) -> None:
         """Keep which model works on a question, for the next steps of its loop; the oldest question is forgotten."""

@@ -28,8 +28,8 @@ from unirouter_integrations._checks import check_known
 from unirouter_integrations._router import UniRouter
 from unirouter_integrations.core import LLMProfile
 from unirouter_integrations.grading import Price, ScorerLike
-from unirouter_integrations.llamaindex._calls import describe, is_refusal
-from unirouter_integrations.llamaindex._capabilities import as_llm, capabilities_of
+from unirouter_integrations.llamaindex._calls import describe, is_empty, is_refusal
+from unirouter_integrations.llamaindex._capabilities import as_llm, capabilities_of, may_repeat
 from unirouter_integrations.llamaindex._events import announce
 from unirouter_integrations.llamaindex._options import options_of_call
 from unirouter_integrations.llamaindex._query_vectors import QueryVectors
@@ -45,7 +45,7 @@ from unirouter_integrations.llamaindex._reports import (
 from unirouter_integrations.llamaindex._selector import UniRouterSelectorResult
 from unirouter_integrations.serving._capabilities import CHARACTERS_PER_TOKEN, Needs
 from unirouter_integrations.serving._options import CallOptions
-from unirouter_integrations.serving._serving import Fallback, Serving, as_check, health_of
+from unirouter_integrations.serving._serving import Fallback, Serving, as_check, health_of, settings_of
 from unirouter_integrations.serving._steps import CallRequest, Framework, RoutedCall
 
 
@@ -55,7 +55,7 @@ def _text_answer(answer: object) -> str | None:
     return response.response if isinstance(response, Response) and response.source_nodes else None
 
 
-_ENGINES = Framework(as_llm, capabilities_of, is_refusal, _text_answer, describe)
+_ENGINES = Framework(as_llm, capabilities_of, is_refusal, is_empty, _text_answer, describe)
 
 
 class UniRouterQueryEngine(BaseQueryEngine):
@@ -83,6 +83,8 @@ class UniRouterQueryEngine(BaseQueryEngine):
         first_token_timeout: See `UniRouterLLM`.
         deadline: See `UniRouterLLM`.
         max_attempts: See `UniRouterLLM`.
+        max_cost: See `UniRouterLLM`.
+        hedge: See `UniRouterLLM`.
         escalate: See `UniRouterLLM`. Streamed answers are not checked.
         synthesis: What `get_response_synthesizer` takes: `response_mode`, `streaming`, `text_qa_template`, ...
 
@@ -115,6 +117,8 @@ class UniRouterQueryEngine(BaseQueryEngine):
         first_token_timeout: float | None = 120.0,
         deadline: float | None = None,
         max_attempts: int | None = None,
+        max_cost: float | None = None,
+        hedge: bool = False,
         escalate: ScorerLike | None = None,
         **synthesis: Any,
     ) -> None:
@@ -131,6 +135,8 @@ class UniRouterQueryEngine(BaseQueryEngine):
         self.first_token_timeout = first_token_timeout
         self.deadline = deadline
         self.max_attempts = max_attempts
+        self.max_cost = max_cost
+        self.hedge = hedge
         self.escalate = as_check(escalate)
         self._health = health_of(models)
         self._serving.validate()
@@ -148,22 +154,7 @@ class UniRouterQueryEngine(BaseQueryEngine):
     @property
     def _serving(self) -> Serving:
         """The rules of its calls, with its settings as they are now."""
-        return Serving(
-            self.router,
-            self.models,
-            _ENGINES,
-            self._health,
-            self.cost_weight,
-            self.fallback,
-            self.cooldown,
-            self.default,
-            self.embedding_timeout,
-            self.escalate,
-            self.timeout,
-            self.first_token_timeout,
-            self.deadline,
-            self.max_attempts,
-        )
+        return Serving(self.router, self.models, _ENGINES, self._health, **settings_of(self))
 
     def register(self, name: str, model: LLM, profile: LLMProfile, *, price: Price | None = None) -> None:
         """Let a new model take part from now on; or replace one.
@@ -216,11 +207,11 @@ class UniRouterQueryEngine(BaseQueryEngine):
             synthesizer = self._begin(routed)
             return written(routed.model, lambda: synthesizer.synthesize(query_bundle, nodes, additional_source_nodes))
 
-        serving, opened = self._serving, list[tuple[RoutedCall, RESPONSE_TYPE]]()
+        serving, opened = self._serving, dict[str, RESPONSE_TYPE]()
 
         def open_stream(routed: RoutedCall) -> Iterator[Written[str | None]]:
             response = ask(routed).value
-            opened.append((routed, response))
+            opened[routed.decision.model] = response
             tokens = response.response_gen if isinstance(response, StreamingResponse) else iter([str(response)])
             return written_parts(routed.decision.model, tokens)
 
@@ -229,8 +220,8 @@ class UniRouterQueryEngine(BaseQueryEngine):
             if not self._synthesis.get("streaming"):
                 routed, answer = serving.call(routed, ask)
                 return self._noted(routed, answer.value)
-            tokens = values(serving.stream(routed, open_stream))
-        routed, response = opened[-1]
+            routed, parts = serving.stream(routed, open_stream)
+        response, tokens = opened[routed.decision.model], values(parts)
         if isinstance(response, StreamingResponse):
             response.response_gen = tokens
         else:
@@ -252,11 +243,11 @@ class UniRouterQueryEngine(BaseQueryEngine):
                 routed.model, lambda: synthesizer.asynthesize(query_bundle, nodes, additional_source_nodes)
             )
 
-        serving, opened = self._serving, list[tuple[RoutedCall, RESPONSE_TYPE]]()
+        serving, opened = self._serving, dict[str, RESPONSE_TYPE]()
 
         async def open_stream(routed: RoutedCall) -> AsyncGenerator[Written[str | None], None]:
             response = (await ask(routed)).value
-            opened.append((routed, response))
+            opened[routed.decision.model] = response
             tokens = response.response_gen if isinstance(response, AsyncStreamingResponse) else _one(str(response))
             return awritten_parts(routed.decision.model, tokens)
 
@@ -265,8 +256,8 @@ class UniRouterQueryEngine(BaseQueryEngine):
             if not self._synthesis.get("streaming"):
                 routed, answer = await serving.acall(routed, ask)
                 return self._noted(routed, answer.value)
-            tokens = avalues(await serving.astream(routed, open_stream))
-        routed, response = opened[-1]
+            routed, parts = await serving.astream(routed, open_stream)
+        response, tokens = opened[routed.decision.model], avalues(parts)
         if isinstance(response, AsyncStreamingResponse):
             response.response_gen = tokens
         else:
@@ -304,6 +295,7 @@ class UniRouterQueryEngine(BaseQueryEngine):
             cost_weight=options.cost_weight,
             among=options.among,
             vector=self._vectors.of(query),
+            may_repeat=self.hedge and may_repeat(self.models),
         )
 
     def _begin(self, routed: RoutedCall) -> BaseSynthesizer:

@@ -1,19 +1,25 @@
 """Which models fail at present, and how much traffic each may have: a circuit breaker for each model.
 
 Health is a preference, never an exclusion: it puts healthy models first and failing ones last, and a call may try them
-all. The rules follow Envoy's outlier detection (failure rate, panic threshold, growing ejection time with jitter, slow
-start) and resilience4j's half-open state.
+all. The rules follow Envoy's outlier detection (failure rate, panic mode, growing ejection time with jitter, slow
+start), resilience4j's half-open state, and gRPC's retry budget.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from unirouter_integrations._concurrency import ForkSafeLock, renew_after_fork
+
+if TYPE_CHECKING:
+    from unirouter_integrations.learning import StatisticsStore
+    from unirouter_integrations.serving._shared_health import SharedHealth
 
 # With these numbers 99.94% of calls were answered where five models fail 20% of the time, and the best model kept its
 # share at 2, 20 and 200 calls a second, on a virtual clock; trips by failures in a row lost it two thirds of its share.
@@ -23,9 +29,9 @@ _MAX_FAILURE_RATE = 0.5
 _MAX_FAILURES_IN_A_ROW = 10  # an outage after many good calls; one in ten million where calls fail 20% of the time
 _COOLDOWN_GROWTH = 2.0  # each time that a model fails again right after it cooled down
 _MAX_COOLDOWN_SECONDS = 60.0
+_HEARD_COOLDOWN_SECONDS = 5.0  # of a model that fails elsewhere
 _JITTER = 0.2  # of a cooldown, so that workers do not probe a model at the same moment
 _MAX_RETRY_AFTER_SECONDS = 120.0  # a longer wait that a provider asks for is cut to this
-_MAX_COOLING_SHARE = 0.5  # panic threshold: if more of the models cool down, health is ignored
 _RECOVERED_SLOTS = 16  # calls at once from which on a recovering model counts as recovered
 _SLOW_COOLDOWN_SECONDS = 5.0
 _SLOW_FACTOR = 10.0  # an answer that takes this many times as long as usual counts as a failure, ...
@@ -37,6 +43,11 @@ _MAX_LATENCY_WEIGHT = 0.02  # of the newest answer in the usual time, where answ
 _MAX_RETRY_TOKENS = 100.0
 _TOKENS_PER_ANSWER = 4.0
 _TOKENS_PER_SECOND = 1.0
+# A tenth of the calls may be hedged, so that a change of all latencies does not double all calls.
+_MAX_HEDGE_TOKENS = 10.0
+_HEDGES_PER_ANSWER = 0.1
+_REMEMBERED_ANSWERS = 100  # of a model, whose durations are kept
+_USUAL_SHARE = 0.95
 
 
 @dataclass
@@ -70,6 +81,7 @@ class _Record:
     in_flight: int = 0
     answers: int = 0
     usual_seconds: float = 0.0
+    recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_ANSWERS))
 
     def decay(self, now: float) -> None:
         """Let older calls count less."""
@@ -90,6 +102,8 @@ class Health:
     asks to wait. Then one call probes it. If it answers, the model gets twice as many calls at once with each further
     answer, until it has recovered; if not, it cools down again, for twice as long.
 
+    Each process has its own. With `share`, calls that fail in one of them count in all.
+
     Args:
         clock: Returns the time in seconds.
     """
@@ -98,6 +112,9 @@ class Health:
         self._clock = clock
         self._records: dict[str, _Record] = {}
         self._retry_tokens, self._refilled = _MAX_RETRY_TOKENS, clock()
+        self._hedge_tokens = _MAX_HEDGE_TOKENS
+        self._unreported: dict[str, tuple[int, int]] = {}  # calls and failures
+        self._shared: SharedHealth | None = None
         self._lock = ForkSafeLock()
         renew_after_fork(self)
 
@@ -105,16 +122,23 @@ class Health:
         """See `renew_after_fork`. The calls in progress are the parent's, and do not end here."""
         for record in self._records.values():
             record.in_flight = 0
+        self._unreported = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy knows what the original knew, and has no calls in progress."""
         with self._lock:
-            records = {model: _Record(**{**vars(record), "in_flight": 0}) for model, record in self._records.items()}
+            records = {
+                model: _Record(**{**vars(record), "in_flight": 0, "recent_seconds": record.recent_seconds.copy()})
+                for model, record in self._records.items()
+            }
         return {
             "_clock": self._clock,
             "_records": records,
             "_retry_tokens": self._retry_tokens,
             "_refilled": self._refilled,
+            "_hedge_tokens": self._hedge_tokens,
+            "_unreported": {},
+            "_shared": None,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -129,16 +153,37 @@ class Health:
             record.in_flight += 1
             return TrackedCall(model, record.cooldowns, self._clock())
 
-    def retry(self) -> bool:
-        """Whether a call may go on to another model now, after one failed. It takes one retry out of the budget."""
+    def retry(self, model: str) -> bool:
+        """Whether a call may go on to this model now, after another one failed.
+
+        A healthy model may always be tried. One that cools down takes a retry out of the budget, if one is left.
+        """
         with self._lock:
             now = self._clock()
+            if self._wait(model, now) is None:
+                return True
             refill = (now - self._refilled) * _TOKENS_PER_SECOND
             self._retry_tokens, self._refilled = min(self._retry_tokens + refill, _MAX_RETRY_TOKENS), now
             if self._retry_tokens < 1:
                 return False
             self._retry_tokens -= 1
             return True
+
+    def hedge(self) -> bool:
+        """Whether a second model may be asked for a call now. It takes one hedge out of the budget."""
+        with self._lock:
+            if self._hedge_tokens < 1:
+                return False
+            self._hedge_tokens -= 1
+            return True
+
+    def usual_limit(self, model: str) -> float | None:
+        """How many seconds 95% of a model's recent answers took at most; None if there are too few to know."""
+        with self._lock:
+            record = self._records.get(model)
+            if record is None or len(record.recent_seconds) < _USUAL_CALLS:
+                return None
+            return sorted(record.recent_seconds)[math.ceil(_USUAL_SHARE * len(record.recent_seconds)) - 1]
 
     def succeeded(self, call: TrackedCall, seconds: float | None = None) -> None:
         """Note that a model answered.
@@ -149,11 +194,15 @@ class Health:
         """
         with self._lock:
             self._retry_tokens = min(self._retry_tokens + _TOKENS_PER_ANSWER, _MAX_RETRY_TOKENS)
+            self._hedge_tokens = min(self._hedge_tokens + _HEDGES_PER_ANSWER, _MAX_HEDGE_TOKENS)
+            seconds = self._clock() - call.began if seconds is None else seconds
             record = self._ended(call)
             if record is None:
                 return
             record.calls += 1
-            if self._is_slow(record, self._clock() - call.began if seconds is None else seconds):
+            self._count(call.model, failed=False)
+            record.recent_seconds.append(seconds)
+            if self._is_slow(record, seconds):
                 record.failures += 1
                 if record.slots is not None or record.has_high_failure_rate:
                     self._cool_down(record, _SLOW_COOLDOWN_SECONDS)
@@ -167,8 +216,8 @@ class Health:
                 if record.slots >= _RECOVERED_SLOTS:
                     record.slots = None
 
-    def failed(self, call: TrackedCall, *, cooldown: float, retry_after: float | None = None) -> None:
-        """Note that a call failed by a fault of the model.
+    def failed(self, call: TrackedCall, *, cooldown: float, retry_after: float | None = None) -> bool:
+        """Note that a call failed by a fault of the model. Returns whether it begins to cool down.
 
         Args:
             call: The call.
@@ -178,10 +227,12 @@ class Health:
         with self._lock:
             record = self._ended(call)
             if record is None:
-                return
+                return False
+            was_cooling = record.until is not None and record.until > self._clock()
             record.calls += 1
             record.failures += 1
             record.in_a_row += 1
+            self._count(call.model, failed=True)
             is_probe = record.slots is not None
             is_rate_high = record.has_high_failure_rate or record.in_a_row >= _MAX_FAILURES_IN_A_ROW
             if retry_after is not None:
@@ -191,16 +242,25 @@ class Health:
                 seconds = min(max(cooldown, longer), max(_MAX_COOLDOWN_SECONDS, cooldown))
                 record.seconds = seconds
                 self._cool_down(record, seconds * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311
+            else:
+                return False
+            return not was_cooling
 
     def abandoned(self, call: TrackedCall) -> None:
         """Note that a call ended without a verdict: it was cancelled, or the request itself was wrong."""
         with self._lock:
             self._ended(call)
 
+    def models(self) -> list[str]:
+        """The models that were called."""
+        return list(self._records)
+
     def cooling_down(self, models: Iterable[str]) -> dict[str, float]:
         """Those of some models that should get no further call now, and for how many seconds more.
 
-        A model that is probed or recovers is among them while it has as many calls as it may, with 0 seconds.
+        A model that is probed or recovers is among them while it has as many calls as it may, with 0 seconds. If no
+        model is left, health is ignored (Envoy's panic mode), for the fault may be on our side. That is so only at the
+        last one: with a lower threshold, calls would wait for models that hang while another could answer.
         """
         if not self._records:
             return {}
@@ -208,14 +268,59 @@ class Health:
         with self._lock:
             listed = list(models)
             for model in listed:
-                record = self._records.get(model)
-                if record is None:
-                    continue
-                if record.until is not None and record.until > now:
-                    found[model] = record.until - now
-                elif record.slots is not None and record.in_flight >= record.slots:
-                    found[model] = 0.0
-        return {} if len(found) > _MAX_COOLING_SHARE * len(listed) else found
+                seconds = self._wait(model, now)
+                if seconds is not None:
+                    found[model] = seconds
+        return {} if len(found) == len(listed) else found
+
+    def _wait(self, model: str, now: float) -> float | None:
+        """For how many seconds a model should get no further call; None if it may get one now."""
+        record = self._records.get(model)
+        if record is None:
+            return None
+        if record.until is not None and record.until > now:
+            return record.until - now
+        return 0.0 if record.slots is not None and record.in_flight >= record.slots else None
+
+    def share(self, store: StatisticsStore | None, *, every: float = 1.0) -> None:
+        """Exchange the outcomes of calls with other workers from now on.
+
+        A model that fails in other workers then cools down here as well, a moment later. Each worker probes it for
+        itself. What a provider asked one worker to wait holds for that worker alone.
+
+        Args:
+            store: Where all workers report, such as `SQLiteStatistics` or `RedisStatistics`; None to end it.
+            every: How many seconds to wait between two exchanges.
+
+        Raises:
+            InvalidInputError: If `every` is not above 0.
+        """
+        from unirouter_integrations.serving._shared_health import SharedHealth
+
+        shared = None if store is None else SharedHealth(self, store, every)
+        if self._shared is not None:
+            self._shared.close()
+        self._shared = shared
+
+    def unreported(self) -> dict[str, tuple[int, int]]:
+        """How many calls of each model ended here, and how many failed, since this was last read."""
+        with self._lock:
+            found, self._unreported = self._unreported, {}
+        return found
+
+    def heard(self, model: str, calls: float, failures: float) -> None:
+        """Note how many calls of a model ended elsewhere, and how many of them failed."""
+        with self._lock:
+            record = self._record(model)
+            record.decay(self._clock())
+            if record.slots is None:  # otherwise it was found out here, and a probe will find out more
+                record.calls, record.failures = record.calls + calls, record.failures + failures
+                if record.has_high_failure_rate:
+                    self._cool_down(record, _HEARD_COOLDOWN_SECONDS * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311
+
+    def _count(self, model: str, *, failed: bool) -> None:
+        calls, failures = self._unreported.get(model, (0, 0))
+        self._unreported[model] = calls + 1, failures + failed
 
     def _is_slow(self, record: _Record, seconds: float) -> bool:
         if record.answers < _USUAL_CALLS:

@@ -21,9 +21,9 @@ from collections.abc import (
     MutableMapping,
     Sequence,
 )
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, TypeVar
+from contextlib import contextmanager, suppress
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 
@@ -49,6 +49,7 @@ from unirouter_integrations.serving._steps import (
     Check,
     Embed,
     Framework,
+    Hedge,
     RoutedCall,
     Rule,
     adrive,
@@ -59,8 +60,8 @@ from unirouter_integrations.serving._streams import OpenStream
 T = TypeVar("T")
 
 Fallback = bool | Literal["refusals"] | Callable[[Exception], bool]
+OnCut = Literal["raise", "continue", "restart"]
 
-_STARTED: Any = object()
 _GONE_COOLDOWN_SECONDS = 60.0  # of a model whose key, name or quota is refused
 _SCORERS_WITHOUT_REFERENCE = ("confidence", "probability")
 
@@ -82,11 +83,15 @@ class Serving:
         cooldown: How long a failing model cools down at first, in seconds.
         default: The model that answers where the prompt cannot be embedded; None to raise the error.
         embedding_timeout: Seconds after which that is so; None for no limit.
-        check: Grades answers, see `as_check`; None for no check.
+        escalate: Grades answers, see `as_check`; None for no check.
         timeout: Seconds that one model may take to answer, and between two parts of its stream; None for no limit.
         first_token_timeout: Seconds until the first content of a stream; None for no limit.
         deadline: Seconds that the whole call may take; None for no limit.
         max_attempts: How many models may be asked for one call; None for all.
+        max_cost: What the whole call may be expected to cost, in the unit of the profiles; None for no limit.
+        hedge: Whether a second model is asked as well when an answer takes longer than 95% of its model's answers.
+        on_cut: What becomes of a stream that breaks after its first text: its error is raised, or the next model
+            continues the text, or starts again.
     """
 
     router: UniRouter
@@ -98,11 +103,14 @@ class Serving:
     cooldown: float = 5.0
     default: str | None = None
     embedding_timeout: float | None = 10.0
-    check: Scorer | None = None
+    escalate: Scorer | None = None
     timeout: float | None = 300.0
     first_token_timeout: float | None = 120.0
     deadline: float | None = None
     max_attempts: int | None = None
+    max_cost: float | None = None
+    hedge: bool = False
+    on_cut: OnCut = "raise"
 
     def validate(self) -> None:
         """Check the settings once, when a face is made.
@@ -129,6 +137,10 @@ class Serving:
                 number(getattr(self, name), f"{name}, a number of seconds,", positive=True)
         if self.max_attempts is not None:
             whole_number(self.max_attempts, "max_attempts", low=1)
+        if self.max_cost is not None:
+            number(self.max_cost, "max_cost", positive=True)
+        one_of(self.hedge, "hedge", (True, False))
+        one_of(self.on_cut, "on_cut", get_args(OnCut))
         if self.default is not None and self.default not in self.models:
             names = ", ".join(map(repr, self.models))
             msg = f"default should be one of the models, {names}, but is {shown(self.default)}."
@@ -212,95 +224,139 @@ class Serving:
         routed, answer, _ = await adrive(self._call(routed), ask)
         return routed, answer
 
-    def stream(self, routed: RoutedCall, open_stream: Callable[[RoutedCall], Iterator[T]]) -> Generator[T, None, None]:
+    def stream(
+        self, routed: RoutedCall, open_stream: Callable[[RoutedCall], Iterator[T]]
+    ) -> tuple[RoutedCall, Generator[T, None, None]]:
         """Stream the answer of the chosen model, or of the next one if it fails before its first content.
 
         The first content has arrived when this returns. A stream that breaks later raises its error, with the text so
-        far as its `partial_text`; one that ends without saying so raises a `StreamCutError`.
+        far as its `partial_text`, unless `on_cut` has the next model go on. One that ends without saying so breaks
+        with a `StreamCutError`.
+
+        Args:
+            routed: The call.
+            open_stream: Has the model of a routed call answer, after its `text_before` if it has any.
+
+        Returns:
+            The call as it began to be answered, and the parts of the answer.
         """
+        parts: Any = self._parts(routed, open_stream)
+        return next(parts), parts  # from here on the end of the parts is noted, even if nobody reads them
+
+    async def astream(
+        self, routed: RoutedCall, open_stream: Callable[[RoutedCall], Awaitable[AsyncGenerator[T, None]]]
+    ) -> tuple[RoutedCall, AsyncGenerator[T, None]]:
+        """Async version of `stream`. Closed early, the returned generator closes the model's stream at once."""
+        parts: Any = self._aparts(routed, open_stream)
+        return await anext(parts), parts
+
+    def _parts(
+        self, call: RoutedCall | None, open_stream: Callable[[RoutedCall], Iterator[T]]
+    ) -> Generator[T | RoutedCall, None, None]:
+        """The parts of a stream, after the call as it began to be answered."""
 
         def opened(routed: RoutedCall) -> OpenStream[T]:
             stream = OpenStream[T](self.framework.describe).hold(lambda: open_stream(routed))
             return _with_content_or_end(routed, stream)
 
-        parts = self._parts(*drive(self._call(routed, is_stream=True), opened))
-        next(parts)  # from here on its end is noted, even if nobody reads it
-        return parts
+        has_begun = False
+        while call is not None:
+            with _keeping(call.partial_text):
+                routed, stream, tracked = drive(self._call(call, is_stream=True), opened)
+            try:
+                if not has_begun:
+                    has_begun = True
+                    yield routed
+                yield from stream.parts
+                while True:
+                    try:
+                        part = run_with_timeout(self._limit_of_part(routed, stream), stream.read)
+                    except Exception as error:  # noqa: BLE001  # the rule decides what becomes of it
+                        call = self._after_break(routed, stream, tracked, error)
+                        break
+                    if part is None:
+                        call = self._after_end(routed, stream, tracked)
+                        break
+                    yield part
+            finally:
+                self.health.abandoned(tracked)  # if it has no verdict yet, because the caller closed the stream
+                stream.close()
 
-    async def astream(
-        self, routed: RoutedCall, open_stream: Callable[[RoutedCall], Awaitable[AsyncGenerator[T, None]]]
-    ) -> AsyncGenerator[T, None]:
-        """Async version of `stream`. Closed early, the returned generator closes the model's stream at once."""
+    async def _aparts(
+        self, call: RoutedCall | None, open_stream: Callable[[RoutedCall], Awaitable[AsyncGenerator[T, None]]]
+    ) -> AsyncGenerator[T | RoutedCall, None]:
+        """Async version of `_parts`."""
+        import asyncio
 
         async def opened(routed: RoutedCall) -> OpenStream[T]:
             stream = await OpenStream[T](self.framework.describe).ahold(await open_stream(routed))
             return _with_content_or_end(routed, stream)
 
-        parts = self._aparts(*await adrive(self._call(routed, is_stream=True), opened))
-        await anext(parts)
-        return parts
-
-    def _parts(self, routed: RoutedCall, stream: OpenStream[T], tracked: TrackedCall) -> Generator[T, None, None]:
-        """The parts of a stream, after one that only starts the generator."""
-        ended = False
-        try:
-            yield _STARTED
-            yield from stream.parts
-            while stream.rest is not None and (part := run_with_timeout(self.timeout, stream.read)) is not None:
-                yield part
-            ended = True
-            self._finish(routed, stream, tracked)
-        except Exception as error:
-            self._broken(stream, tracked, error, ended=ended)
-            raise
-        finally:
-            self.health.abandoned(tracked)  # if it has no verdict yet, because the caller closed the stream
-            stream.close()
-
-    async def _aparts(self, routed: RoutedCall, stream: OpenStream[T], tracked: TrackedCall) -> AsyncGenerator[T, None]:
-        """Async version of `_parts`."""
-        import asyncio
-
-        ended = False
-        try:
-            yield _STARTED
-            for part in stream.parts:
-                yield part
-            while stream.rest is not None:
-                async with asyncio.timeout(self.timeout):
+        has_begun = False
+        while call is not None:
+            with _keeping(call.partial_text):
+                routed, stream, tracked = await adrive(self._call(call, is_stream=True), opened)
+            try:
+                if not has_begun:
+                    has_begun = True
+                    yield routed
+                for part in stream.parts:
+                    yield part
+                while True:
                     try:
-                        part = await anext(stream.rest)
-                    except StopAsyncIteration:
+                        async with asyncio.timeout(self._limit_of_part(routed, stream)):
+                            following = await stream.aread()
+                    except Exception as error:  # noqa: BLE001  # the rule decides what becomes of it
+                        call = self._after_break(routed, stream, tracked, error)
                         break
-                stream.see(part)
-                yield part
-            ended = True
-            self._finish(routed, stream, tracked)
-        except Exception as error:
-            self._broken(stream, tracked, error, ended=ended)
-            raise
-        finally:
-            self.health.abandoned(tracked)
-            await stream.aclose()
+                    if following is None:
+                        call = self._after_end(routed, stream, tracked)
+                        break
+                    yield following
+            finally:
+                self.health.abandoned(tracked)
+                await stream.aclose()
 
-    def _finish(self, routed: RoutedCall, stream: OpenStream[T], tracked: TrackedCall) -> None:
-        """Give the verdict on a stream that has ended.
+    def _limit_of_part(self, routed: RoutedCall, stream: OpenStream[Any]) -> float | None:
+        """How many seconds the next part may take; None for no limit.
 
         Raises:
-            StreamCutError: If it was cut.
+            TimeoutError: If the deadline of the call is over, and the answer is not.
         """
-        if not stream.is_cut:
-            self.health.succeeded(tracked, stream.seconds_to_content)
-            return
-        self.health.failed(tracked, cooldown=self.cooldown)
-        raise StreamCutError(routed.decision.model)
+        left = None if stream.is_finished else _seconds_left(routed)
+        if left == 0:
+            msg = f"The deadline of the call, {self.deadline:g} s, is over."
+            raise TimeoutError(msg)
+        return _least(self.timeout, left)
 
-    def _broken(self, stream: OpenStream[T], tracked: TrackedCall, error: Exception, *, ended: bool) -> None:
-        """Give the verdict on a stream that broke, and keep what had arrived with the error."""
-        if not ended and is_fault_of_model(error):
-            self.health.failed(tracked, cooldown=self.cooldown, retry_after=retry_after(error))
-        with suppress(AttributeError, TypeError):
-            error.partial_text = stream.partial_text  # type: ignore[attr-defined]
+    def _after_end(self, routed: RoutedCall, stream: OpenStream[Any], tracked: TrackedCall) -> RoutedCall | None:
+        """Give the verdict on a stream that has ended. If it was cut, it broke."""
+        if stream.is_cut:
+            return self._after_break(routed, stream, tracked, StreamCutError(routed.decision.model))
+        self.health.succeeded(tracked, stream.seconds_to_content)
+        return None
+
+    def _after_break(
+        self, routed: RoutedCall, stream: OpenStream[Any], tracked: TrackedCall, error: Exception
+    ) -> RoutedCall:
+        """The call as the next model goes on with it after a stream broke.
+
+        Raises:
+            Exception: The error, with the text so far as its `partial_text`, if none is to go on, or none can.
+        """
+        text = routed.text_before + stream.partial_text
+        following = self._after_failure(routed, tracked, error, goes_on=self._can_go_on(routed, stream))
+        following = self._next(following)
+        if following is None:
+            with _keeping(text):
+                raise error
+        return following._replace(partial_text=text, on_cut=self.on_cut)
+
+    def _can_go_on(self, routed: RoutedCall, stream: OpenStream[Any]) -> bool:
+        """Whether another model is to go on with a stream, and can: it broke within a text, not in a call of a tool."""
+        return (
+            self.on_cut != "raise" and routed.request.can_go_on and bool(stream.partial_text) and not stream.calls_tool
+        )
 
     def _decide(self, requests: Sequence[CallRequest]) -> Rule[list[RoutedCall]]:
         models, snapshot = self.models_now(), self.router.snapshot()  # one version of both, however long it takes
@@ -349,6 +405,13 @@ class Serving:
         reasons = incapabilities({name: self._capabilities(name, models[name]) for name in names}, request.needs)
         excluded = [Exclusion(name, "incapable", reason) for name, reason in reasons.items()]
         names = [name for name in names if name not in reasons]
+        if self.max_cost is not None:
+            costs = {name: snapshot.profiles[name].cost + request.surcharges.get(name, 0.0) for name in names}
+            above = {
+                name: f"its cost, {cost:.3g}, is above max_cost" for name, cost in costs.items() if cost > self.max_cost
+            }
+            excluded += [Exclusion(name, "too_expensive", reason) for name, reason in above.items()]
+            names, reasons = [name for name in names if name not in above], reasons | above
         if not names:
             why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
             msg = f"None of the models can take this call. {why}. Register one that can."
@@ -358,11 +421,8 @@ class Serving:
         if kept in cooling and not request.is_in_tool_loop:
             kept = None
         reserve = [name for name in sorted(cooling, key=cooling.__getitem__) if name != kept]
-        if len(reserve) < len(names):
-            excluded += [_cooling_down(name, cooling[name]) for name in reserve]
-            names = [name for name in names if name not in reserve]
-        else:
-            reserve = []
+        excluded += [_cooling_down(name, cooling[name]) for name in reserve]
+        names = [name for name in names if name not in reserve]
         weight = self.cost_weight if request.cost_weight is None else request.cost_weight
         return _Terms(
             snapshot.cost_weight if weight is None else number(weight, "cost_weight"),
@@ -384,36 +444,80 @@ class Serving:
 
     def _call(self, routed: RoutedCall, *, is_stream: bool = False) -> Rule[tuple[RoutedCall, Any, TrackedCall]]:
         standing: tuple[RoutedCall, Any, TrackedCall] | None = None  # a doubted answer, until a better one comes
-        ends_at = None if self.deadline is None else time.monotonic() + self.deadline
         limit = self.first_token_timeout if is_stream else self.timeout
         routed = self._fresh(routed)
-        attempts = 0
-        while True:
-            attempts += 1
-            tracked = self.health.start(routed.decision.model)
-            following: RoutedCall | None = None
+        if routed.ends_at is None and self.deadline is not None:
+            routed = routed._replace(ends_at=time.monotonic() + self.deadline)
+        following: RoutedCall | None = routed
+        while following is not None:
+            routed, tracked, ask = self._begin(following, limit)
             try:
-                left = None if ends_at is None else max(ends_at - time.monotonic(), 0.0)
-                answer = yield Ask(routed, _least(limit, left))
+                after = self._hedges_after(routed)
+                if after is None:
+                    answer = yield ask
+                else:
+                    routed, tracked, answer = yield from self._hedged(ask, tracked, limit, after)
+                    if isinstance(answer, Exception):
+                        raise answer  # noqa: TRY301  # as if it had been asked alone
             except GeneratorExit:  # cancelled
                 self.health.abandoned(tracked)
                 raise
             except Exception as error:
-                following = self._after_failure(routed, tracked, error)
-                if not self._goes_on(following, attempts, ends_at):
-                    if standing is None:
-                        raise
-                    return standing
+                following = self._next(self._after_failure(routed, tracked, error))
+                if following is None and standing is None:
+                    raise
             else:
-                following = self._after_answer(routed, tracked, answer)
-                if following is None and self.check is not None and routed.decision.better:
-                    graded = self.framework.text_answer(answer)
-                    if graded is not None and not (yield Check(self.check, graded, routed, self.framework.checking)):
-                        following = self._after_rejection(routed)
-                if not self._goes_on(following, attempts, ends_at):
-                    return routed, answer, tracked
+                following = self._next((yield from self._after_answer(routed, tracked, answer)))
                 standing = routed, answer, tracked
-            routed = following or routed
+        assert standing is not None  # noqa: S101  # otherwise the last error was raised
+        return standing
+
+    def _begin(self, routed: RoutedCall, limit: float | None) -> tuple[RoutedCall, TrackedCall, Ask]:
+        """Count an attempt of a call, and make the step that has its model answer."""
+        spent = routed.spent + routed.decision.expected_cost
+        routed = routed._replace(attempts=routed.attempts + 1, spent=spent)
+        return routed, self.health.start(routed.decision.model), Ask(routed, _least(limit, _seconds_left(routed)))
+
+    def _hedges_after(self, routed: RoutedCall) -> float | None:
+        """After how many seconds a second model is asked as well; None if none is."""
+        request = routed.request
+        may_act = request.is_in_tool_loop or "tool_calling" in request.needs.capabilities
+        if not self.hedge or not request.may_repeat or may_act:
+            return None
+        return self.health.usual_limit(routed.decision.model)
+
+    def _hedged(
+        self, ask: Ask, tracked: TrackedCall, limit: float | None, after: float
+    ) -> Rule[tuple[RoutedCall, TrackedCall, Any]]:
+        """Ask a model, and a second one if it takes long. Returns the call that counts, and its answer or error."""
+        begun = [(ask.routed, tracked)]
+
+        def second() -> Ask | None:
+            slow = Exclusion(ask.routed.decision.model, "slow", "it took longer than 95% of its answers")
+            following = self._next(_rerouted(ask.routed, slow)) if self.health.hedge() else None
+            if following is None:
+                return None
+            routed, tracked, step = self._begin(following, limit)
+            begun.append((routed, tracked))
+            return step
+
+        try:
+            ended = yield Hedge(ask, after, second)
+        except GeneratorExit:
+            for _, each in begun:
+                self.health.abandoned(each)
+            raise
+        outcomes = dict(ended)
+        index = ended[-1][0]
+        if len(outcomes) > 1 and isinstance(outcomes[index], Exception):
+            index = 1  # both failed: the call goes on from the second, which knows of the first
+        for which, (asked, its_call) in enumerate(begun):
+            if which not in outcomes:
+                self.health.abandoned(its_call)  # it is cancelled
+            elif which != index:
+                self._after_failure(asked, its_call, outcomes[which], goes_on=False)
+        routed, counting = begun[index]
+        return routed._replace(spent=begun[-1][0].spent, attempts=begun[-1][0].attempts), counting, outcomes[index]
 
     def _fresh(self, routed: RoutedCall) -> RoutedCall:
         """The call with the health of now: since it was decided, as one of many, its model may have begun to fail."""
@@ -429,22 +533,37 @@ class Serving:
         reserve = tuple(sorted(cooling, key=cooling.__getitem__))
         return routed if following is None else following._replace(reserve=reserve)
 
-    def _goes_on(self, following: RoutedCall | None, attempts: int, ends_at: float | None) -> bool:
-        """Whether another model is asked: one is left, and the limits and the retry budget allow it."""
-        if following is None or (self.max_attempts is not None and attempts >= self.max_attempts):
-            return False
-        return (ends_at is None or time.monotonic() < ends_at) and self.health.retry()
+    def _next(self, following: RoutedCall | None) -> RoutedCall | None:
+        """The call as the next model takes it that the limits and the retry budget allow; None if there is none."""
+        if following is None or (self.max_attempts is not None and following.attempts >= self.max_attempts):
+            return None
+        if following.ends_at is not None and time.monotonic() >= following.ends_at:
+            return None
+        while following is not None:
+            decision = following.decision
+            if self.max_cost is not None and following.spent + decision.expected_cost > self.max_cost:
+                skipped = Exclusion(decision.model, "too_expensive", "with the models before it, it is above max_cost")
+            elif self.health.retry(decision.model):
+                return following
+            else:
+                skipped = Exclusion(decision.model, "cooling_down", "it is cooling down, and the retry budget is spent")
+            following = _rerouted(following, skipped)
+        return None
 
-    def _after_failure(self, routed: RoutedCall, tracked: TrackedCall, error: Exception) -> RoutedCall | None:
-        """The call as the next model takes it; None if none is left, or the error is the caller's own."""
+    def _after_failure(
+        self, routed: RoutedCall, tracked: TrackedCall, error: Exception, *, goes_on: bool = True
+    ) -> RoutedCall | None:
+        """The call as the next model takes it; None if none is to, none is left, or the error is the caller's own."""
         failure, name = classify(error), routed.decision.model
         if failure == "gone":
-            _log.warning("%s is not available (%s); it is tried last for a while.", name, type(error).__name__)
-            self.health.failed(tracked, cooldown=self.cooldown, retry_after=_GONE_COOLDOWN_SECONDS)
+            if self.health.failed(tracked, cooldown=self.cooldown, retry_after=_GONE_COOLDOWN_SECONDS):
+                _log.warning("%s is not available (%s); it is tried last for a while.", name, type(error).__name__)
         elif is_fault_of_model(error):
             self.health.failed(tracked, cooldown=self.cooldown, retry_after=retry_after(error))
         else:
             self.health.abandoned(tracked)
+        if not goes_on:
+            return None
         if callable(self.fallback):
             survives = self.fallback(error)
         else:
@@ -454,22 +573,39 @@ class Serving:
         kind: Any = "refused" if failure == "refused" else "failed"
         return _rerouted(routed, Exclusion(name, kind, f"it failed with {type(error).__name__}"))
 
-    def _after_answer(self, routed: RoutedCall, tracked: TrackedCall, answer: object) -> RoutedCall | None:
-        """The call as the next model takes it after a refusal or a stream without content, if that is asked for."""
-        if isinstance(answer, OpenStream) and answer.has_content:
-            return None  # its verdict comes at its end
+    def _after_answer(self, routed: RoutedCall, tracked: TrackedCall, answer: object) -> Rule[RoutedCall | None]:
+        """The call as the next model takes it after an answer that is empty, refused or rejected by the check."""
+        name = routed.decision.model
+        if isinstance(answer, OpenStream):
+            if answer.has_content:
+                return None  # its verdict comes at its end
+            is_refused, is_empty = answer.is_refused, True
+        else:
+            is_refused, is_empty = self.framework.is_refusal(answer), self.framework.is_empty(answer)
         self.health.succeeded(tracked)
-        if self.fallback != "refusals" or not (isinstance(answer, OpenStream) or self.framework.is_refusal(answer)):
+        if is_refused and self.fallback == "refusals":
+            return _rerouted(routed, Exclusion(name, "refused", "it refused"))
+        if is_empty and not is_refused and self.fallback:
+            return _rerouted(routed, Exclusion(name, "failed", "its answer was empty"))
+        if self.escalate is None or not routed.decision.better:
             return None
-        return _rerouted(routed, Exclusion(routed.decision.model, "refused", "it refused"))
-
-    def _after_rejection(self, routed: RoutedCall) -> RoutedCall | None:
-        """The call as the next model takes it that is expected to err less."""
-        exclusion = Exclusion(routed.decision.model, "rejected", "its answer did not pass")
-        return _rerouted(routed._replace(reserve=()), exclusion, routed.decision.better)
+        graded = self.framework.text_answer(answer)
+        if graded is None or (yield Check(self.escalate, graded, routed, self.framework.checking)):
+            return None
+        rejected = Exclusion(name, "rejected", "its answer did not pass")
+        return _rerouted(routed._replace(reserve=()), rejected, routed.decision.better)  # only those that err less
 
     def _capabilities(self, name: str, model: Any) -> Mapping[str, Any]:
         return {**self.framework.capabilities_of(model), **declared_capabilities(name, self.models)}
+
+
+SETTINGS = tuple(each.name for each in fields(Serving) if each.default is not MISSING)
+"""The names of the settings of calls, which all faces share."""
+
+
+def settings_of(face: object) -> dict[str, Any]:
+    """The settings of calls that a face has as its attributes."""
+    return {name: getattr(face, name) for name in SETTINGS if hasattr(face, name)}
 
 
 class _Terms(NamedTuple):
@@ -578,6 +714,23 @@ def _rerouted(routed: RoutedCall, exclusion: Exclusion, among: Sequence[str] | N
 
 def _cooling_down(name: str, seconds: float) -> Exclusion:
     return Exclusion(name, "cooling_down", f"it failed recently and is cooling down for {seconds:.0f} s")
+
+
+def _seconds_left(routed: RoutedCall) -> float | None:
+    """Until the deadline of a call; None if it has none."""
+    return None if routed.ends_at is None else max(routed.ends_at - time.monotonic(), 0.0)
+
+
+@contextmanager
+def _keeping(text: str) -> Iterator[None]:
+    """Have an error that is raised in the block hold the text that a stream had brought."""
+    try:
+        yield
+    except Exception as error:
+        if text:
+            with suppress(AttributeError, TypeError):
+                error.partial_text = text  # type: ignore[attr-defined]
+        raise
 
 
 def _least(first: float | None, second: float | None) -> float | None:

@@ -11,21 +11,27 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy.typing as npt
 
-from unirouter_integrations._concurrency import run_sync, run_with_timeout
+from unirouter_integrations._concurrency import race, run_sync, run_with_timeout
 from unirouter_integrations.core import PromptClusters, RoutingDecision, Snapshot
 from unirouter_integrations.embedding import Vectors
 from unirouter_integrations.grading import Example, Scorer
 from unirouter_integrations.grading._models import answer_of
 from unirouter_integrations.serving._capabilities import Needs
-from unirouter_integrations.serving._streams import StreamPart
+from unirouter_integrations.serving._streams import OpenStream, StreamPart
 
 T = TypeVar("T")
 
 _PASSING_SCORE = 0.5
+CONTINUE = (
+    "Your last answer was cut off. Continue it exactly where it stops. Do not repeat any of it, and do not mention "
+    "that it was cut off."
+)
+"""What a model is asked that goes on with an answer of another one. No API of a provider guarantees more than this."""
 
 _log = logging.getLogger("unirouter_integrations")
 
@@ -37,6 +43,7 @@ class Framework(NamedTuple):
         as_model: Makes a model of what is in the dict or registry under a name, or raises an `InvalidInputError`.
         capabilities_of: What a model is capable of, in the words of LangChain's `ModelProfile`.
         is_refusal: Whether a provider reports that an answer is a refusal or was filtered.
+        is_empty: Whether an answer says nothing at all.
         text_answer: The part of an answer that a check can grade; None for calls of tools, forms and streams.
         describe: What one part of a stream says.
         checking: Wraps the calls of a check.
@@ -45,6 +52,7 @@ class Framework(NamedTuple):
     as_model: Callable[[object, Any], Any]
     capabilities_of: Callable[[Any], Mapping[str, Any]]
     is_refusal: Callable[[Any], bool]
+    is_empty: Callable[[Any], bool]
     text_answer: Callable[[Any], Any]
     describe: Callable[[Any], StreamPart] = lambda _: StreamPart()
     checking: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -64,6 +72,9 @@ class CallRequest:
         noted: The decision about the same question as plain JSON, which spares the embedding if its model goes on.
         vector: The embedding of the question, `(d,)`, which spares it as well.
         surcharges: What calls of some models cost beyond their profiles.
+        may_repeat: Whether two models may answer at once: the provider runs no tool, and what they say is not streamed
+            before one of them has won.
+        can_go_on: Whether another model can be asked to go on with a stream of text that breaks.
     """
 
     question: str
@@ -75,6 +86,8 @@ class CallRequest:
     noted: Mapping[str, Any] | None = None
     vector: npt.ArrayLike | None = None
     surcharges: Mapping[str, float] = field(default_factory=dict)
+    may_repeat: bool = False
+    can_go_on: bool = False
 
 
 class RoutedCall(NamedTuple):
@@ -86,6 +99,11 @@ class RoutedCall(NamedTuple):
         models: All models as they were when it was decided.
         snapshot: The router as it was then, with all models that may and can take the call.
         reserve: Those that are cooling down, the first to be healthy first. They are tried when all others failed.
+        attempts: How many models were asked.
+        spent: What they were expected to cost, in the unit of the profiles.
+        ends_at: The deadline on the monotonic clock; None if there is none.
+        partial_text: The text of a stream that broke, with which this model is to go on.
+        on_cut: How it is to go on: `"continue"` or `"restart"`.
     """
 
     request: CallRequest
@@ -93,11 +111,21 @@ class RoutedCall(NamedTuple):
     models: Mapping[str, Any]
     snapshot: Snapshot
     reserve: tuple[str, ...] = ()
+    attempts: int = 0
+    spent: float = 0.0
+    ends_at: float | None = None
+    partial_text: str = ""
+    on_cut: str = ""
 
     @property
     def model(self) -> Any:
         """The model that takes the call."""
         return self.models[self.decision.model]
+
+    @property
+    def text_before(self) -> str:
+        """The text that this model is to continue; empty if it starts the answer, for the first time or again."""
+        return self.partial_text if self.on_cut == "continue" else ""
 
 
 class Embed(NamedTuple):
@@ -139,6 +167,67 @@ class Ask(NamedTuple):
             return await ask(self.routed)
 
 
+class Hedge(NamedTuple):
+    """A step: ask a model, and a second one as well if it takes long. The first answer counts.
+
+    The result is a list of those that ended, 0 the first model and 1 the second, each with its answer or its error. All
+    but the last had failed. The other call is cancelled; a synchronous one goes on, and its answer is dropped.
+
+    Attributes:
+        first: Asks the model.
+        after: After how many seconds the second is asked.
+        second: Makes the step that asks it; None if it is not to be asked.
+    """
+
+    first: Ask
+    after: float
+    second: Callable[[], Ask | None]
+
+    def perform(self, ask: Callable[[RoutedCall], Any]) -> list[tuple[int, Any]]:
+        """Ask them now."""
+
+        def call(step: Ask) -> Callable[[], Any]:
+            return partial(copy_context().run, step.perform, ask)
+
+        def second() -> Callable[[], Any] | None:
+            step = self.second()
+            return None if step is None else call(step)
+
+        return race(call(self.first), self.after, second, discard=_close)
+
+    async def aperform(self, ask: Callable[[RoutedCall], Awaitable[Any]]) -> list[tuple[int, Any]]:
+        """Async version of `perform`."""
+        import asyncio
+
+        tasks = [asyncio.ensure_future(self.first.aperform(ask))]
+        ended: dict[int, Any] = {}
+        has_answer = False
+        try:
+            await asyncio.wait(tasks, timeout=self.after)
+            if not tasks[0].done() and (second := self.second()) is not None:
+                tasks.append(asyncio.ensure_future(second.aperform(ask)))
+            while not has_answer and len(ended) < len(tasks):
+                running = [task for number, task in enumerate(tasks) if number not in ended]
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in sorted(done, key=lambda task: task.exception() is None):  # failures count, if there are any
+                    if not has_answer:
+                        has_answer = task.exception() is None
+                        ended[tasks.index(task)] = task.exception() or task.result()
+            return [*ended.items()]
+        finally:
+            for number, task in enumerate(tasks):
+                if number not in ended:
+                    task.cancel()
+                    late = (await asyncio.gather(task, return_exceptions=True))[0]
+                    if isinstance(late, OpenStream):
+                        await late.aclose()
+
+
+def _close(outcome: object) -> None:
+    if isinstance(outcome, OpenStream):
+        outcome.close()
+
+
 class Check(NamedTuple):
     """A step: grade an answer. The result is whether it passes; an answer that cannot be graded does."""
 
@@ -164,7 +253,7 @@ class Check(NamedTuple):
         return score.value is None or score.value >= _PASSING_SCORE
 
 
-Step = Embed | Ask | Check
+Step = Embed | Ask | Hedge | Check
 Rule = Generator[Step, Any, T]
 
 

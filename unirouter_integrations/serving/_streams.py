@@ -23,6 +23,7 @@ class StreamPart(NamedTuple):
         reports_finish: Whether parts of this kind report the end of the answer, so that its absence means a cut.
         is_finish: Whether it reports the end of the answer.
         is_refusal: Whether it reports that the provider refused or filtered the answer.
+        calls_tool: Whether it is a part of a call of a tool.
     """
 
     text: str = ""
@@ -30,6 +31,7 @@ class StreamPart(NamedTuple):
     reports_finish: bool = False
     is_finish: bool = False
     is_refusal: bool = False
+    calls_tool: bool = False
 
 
 @dataclass
@@ -52,6 +54,7 @@ class OpenStream(Generic[T]):
     reports_finish: bool = False
     is_finished: bool = False
     is_refused: bool = False
+    calls_tool: bool = False
     seconds_to_content: float | None = None
     began: float = field(default_factory=time.monotonic)
     context: Context = field(default_factory=copy_context)  # in which a synchronous stream runs, in whatever thread
@@ -66,6 +69,7 @@ class OpenStream(Generic[T]):
         self.reports_finish |= seen.reports_finish
         self.is_finished |= seen.is_finish
         self.is_refused |= seen.is_refusal
+        self.calls_tool |= seen.calls_tool
 
     @property
     def is_cut(self) -> bool:
@@ -91,7 +95,15 @@ class OpenStream(Generic[T]):
 
     def read(self) -> T | None:
         """Read the next part; None at the end of the stream."""
-        part = self.context.run(next, self.rest, _END)
+        part = _END if self.rest is None else self.context.run(next, self.rest, _END)
+        if part is _END:
+            return None
+        self.see(part)
+        return cast("T", part)
+
+    async def aread(self) -> T | None:
+        """Async version of `read`."""
+        part = _END if self.rest is None else await anext(self.rest, _END)
         if part is _END:
             return None
         self.see(part)

@@ -1,0 +1,78 @@
+"""What a caller sees of an answer while it is awaited as a whole.
+
+LangGraph streams what the models in its nodes say, `astream_events` what those in a chain say: a callback hands it on,
+token by token. So an agent, or a node that calls `invoke`, cannot simply have another model begin again.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.runnables import RunnableConfig
+from typing_extensions import override
+
+from unirouter_integrations.errors import StreamCutError
+from unirouter_integrations.langchain._events import Event, describe_event
+from unirouter_integrations.langchain._messages import describe, message_in
+from unirouter_integrations.serving._serving import Serving
+
+
+def is_seen(config: RunnableConfig) -> bool:
+    """Whether somebody sees the tokens of the models that are called with a config."""
+    callbacks = config.get("callbacks")
+    handlers = callbacks if isinstance(callbacks, list) else getattr(callbacks, "handlers", ())
+    return any(hasattr(handler, "tap_output_iter") for handler in handlers)  # as those that stream have it
+
+
+class Shown(BaseCallbackHandler):
+    """Listens to what the models of one call stream.
+
+    Args:
+        serving: The rules of calls.
+        config: That of the caller.
+
+    Attributes:
+        serving: The rules of this call: once the caller has seen some text, no other model takes over.
+    """
+
+    run_inline = True  # else each token of an async call waits for a thread
+
+    def __init__(self, serving: Serving, config: RunnableConfig) -> None:
+        self.serving = replace(serving)
+        self._is_seen = is_seen(config)
+        self._is_streamed = False
+        self._tokens: list[str] = []
+        self._events: list[str] = []
+
+    def check_end(self, answer: object, model: str) -> None:
+        """Raise a `StreamCutError` if the message of an answer was streamed, and ended without saying so."""
+        said = describe(message_in(answer))
+        if self._is_streamed and said.reports_finish and not said.is_finish:
+            raise StreamCutError(model)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Have an error that is raised inside hold what the caller has seen."""
+        try:
+            yield
+        except Exception as error:
+            if text := "".join(self._events or self._tokens):  # some clients report both
+                with suppress(AttributeError, TypeError):
+                    error.partial_text = text  # type: ignore[attr-defined]
+            raise
+
+    @override
+    def on_llm_new_token(self, token: Any, *, chunk: Any = None, tags: list[str] | None = None, **kwargs: Any) -> None:
+        self._see(str(token) if chunk is None else chunk.text, self._tokens, tags)
+
+    @override
+    def on_stream_event(self, event: Event, *, tags: list[str] | None = None, **kwargs: Any) -> None:
+        self._see(describe_event(event).text, self._events, tags)
+
+    def _see(self, text: str, texts: list[str], tags: list[str] | None) -> None:
+        self._is_streamed = True
+        if text and self._is_seen and "nostream" not in (tags or ()):  # which LangGraph does not show
+            texts.append(text)
+            object.__setattr__(self.serving, "fallback", False)  # the copy is this call's own
