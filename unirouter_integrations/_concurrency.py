@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MAX_EXECUTOR_THREADS = 256  # of the background loop; more calls than that wait for each other
+_MAX_ABANDONED = 256  # calls that took too long and still run in their threads
 _POLL_SECONDS = 0.1  # how often a waiting thread looks for Ctrl-C
 _MAX_IDLE_WORKERS = 64
 _MAX_GUARDED_THREADS = 64  # per guard, those that hang included; further calls wait for one of them to end
@@ -34,6 +35,7 @@ class _Forkable(Protocol):
         """Make the object usable in a forked process, which has none of the threads of its parent."""
 
 
+_abandoned: set[object] = set()  # a mark for each call that took too long and still runs
 _idle_workers: deque[queue.SimpleQueue[Callable[[], None]]] = deque()
 _forkable: weakref.WeakKeyDictionary[_Forkable, None] = weakref.WeakKeyDictionary()
 _held_for_fork: list[ForkSafeLock] = []
@@ -63,6 +65,7 @@ def _go_on() -> None:
 def _renew_all() -> None:
     _held_for_fork.clear()
     _idle_workers.clear()
+    _abandoned.clear()
     for thing in list(_forkable):
         thing.after_fork()
 
@@ -148,7 +151,8 @@ def _repeat(method: weakref.WeakMethod[Callable[[], None]], every: float, stoppe
 def run_with_timeout(seconds: float | None, call: Callable[[], T], threads: threading.Semaphore | None = None) -> T:
     """Return the result of a call, or raise `TimeoutError` if it takes longer.
 
-    A call that takes longer is not interrupted. It goes on in its thread.
+    A call that takes longer is not interrupted. It goes on in its thread. While 256 of them do, further calls are made
+    without a timeout, so that threads do not pile up.
 
     Args:
         seconds: The timeout; None for none, and then no thread is made.
@@ -156,7 +160,7 @@ def run_with_timeout(seconds: float | None, call: Callable[[], T], threads: thre
         threads: How many threads may run, those of calls that go on included; None for any number. A call that is given
             no thread in time is not made.
     """
-    if seconds is None:
+    if seconds is None or (threads is None and len(_abandoned) >= _MAX_ABANDONED):
         return call()
     deadline = time.monotonic() + seconds
     results: list[T] = []
@@ -174,6 +178,7 @@ def run_with_timeout(seconds: float | None, call: Callable[[], T], threads: thre
                 if threads is not None:
                     threads.release()
                 ended.release()
+                _abandoned.discard(ended)
 
         try:
             _in_worker(work)
@@ -181,7 +186,10 @@ def run_with_timeout(seconds: float | None, call: Callable[[], T], threads: thre
             if threads is not None:
                 threads.release()
             raise
-        ended.acquire(timeout=min(max(deadline - time.monotonic(), 0), threading.TIMEOUT_MAX))
+        if not ended.acquire(timeout=min(max(deadline - time.monotonic(), 0), threading.TIMEOUT_MAX)):
+            _abandoned.add(ended)
+            if not ended.locked():  # it ended at this moment
+                _abandoned.discard(ended)
     if errors:
         raise errors[0]
     if not results:

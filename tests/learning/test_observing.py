@@ -5,6 +5,7 @@ import gc
 import json
 import math
 import threading
+import traceback
 import weakref
 from dataclasses import replace
 from typing import Any
@@ -204,6 +205,26 @@ def test_what_is_no_decision_is_refused(router: UniRouter, decision: Any) -> Non
     """The message says what is."""
     with pytest.raises(InvalidInputError, match="takes a decision, or one as plain JSON"):
         router.observe(decision, 1)
+
+
+@pytest.mark.parametrize("key", [None, b"secret"])
+@pytest.mark.parametrize("field", ["model", "cluster", "familiarity", "id", "clusters", "signature"])
+def test_what_is_refused_is_not_shown(router: UniRouter, field: str, key: bytes | None) -> None:
+    """A chat model may stand in the wrong place, and a user may have sent anything."""
+
+    class Client:
+        def __repr__(self) -> str:
+            return "https://user:password@host"
+
+    noted = router.route("a sum").as_dict()
+    said: list[str] = []
+    with learning(router, key=key) as learn:
+        for value in (Client(), [Client()], "the password is 1234", "password\n" * 10**5):
+            try:
+                router.observe({**learn.sign(noted), field: value}, 1)
+            except InvalidInputError as error:
+                said += traceback.format_exception(error)
+    assert "password" not in "".join(said)
 
 
 @pytest.mark.parametrize("terms", [{"half_life": 0}, {"half_life": "long"}, {"every": -1}, {"half_life": math.nan}])

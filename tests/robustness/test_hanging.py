@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from conftest import KINDS, TOY_PROMPTS, toy_embed
 
 from unirouter_integrations import LocalEmbedder, UniRouter, as_embedder
-from unirouter_integrations._concurrency import HangGuard, run_with_timeout
+from unirouter_integrations._concurrency import HangGuard, _abandoned, run_with_timeout
 from unirouter_integrations.grading import Answer, Example, as_scorer
 
 
@@ -275,3 +276,18 @@ def test_of_a_long_prompt_head_and_tail_are_read() -> None:
     short = embedder.embed([head + tail[:400] + middle, head + tail[:400]])
     assert (short[0] != short[1]).any()
     assert (embedder.embed(["a date " + "x " * 50_000 + "a poem"]) != embedder.embed(["x " * 50_000])).any()
+
+
+def test_calls_that_never_return_do_not_pile_up_threads() -> None:
+    """While 256 go on in their threads, others are made in the caller's; when they end, timeouts hold again."""
+    let_go = threading.Event()
+    before = threading.active_count()
+    for _ in range(256):
+        with pytest.raises(TimeoutError):
+            run_with_timeout(0.0, let_go.wait)
+    assert threading.active_count() - before <= 256
+    assert run_with_timeout(0.0, threading.current_thread) is threading.current_thread()
+    let_go.set()
+    while _abandoned:
+        time.sleep(0.001)
+    assert run_with_timeout(60.0, threading.current_thread) is not threading.current_thread()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,7 +10,14 @@ import numpy.typing as npt
 
 from unirouter_integrations._checks import requires, shown
 from unirouter_integrations._concurrency import ForkSafeLock, HangGuard, off_loop
-from unirouter_integrations.embedding._base import Embedder, Vectors, check_texts, check_vectors, encodable
+from unirouter_integrations.embedding._base import (
+    Embedder,
+    Vectors,
+    check_model_name,
+    check_texts,
+    check_vectors,
+    encodable,
+)
 from unirouter_integrations.embedding._cache import Batcher, VectorCache
 from unirouter_integrations.embedding._local import LocalEmbedder
 from unirouter_integrations.embedding._onnx import OnnxEncoder
@@ -20,7 +25,6 @@ from unirouter_integrations.errors import EmbeddingError, InvalidInputError
 
 _CACHED_VECTORS = 1024  # per embedder; 2 MB at 512 dimensions
 _MAX_CONCURRENT_QUERIES = 16  # requests that one `aembed` of a LlamaIndex embedding sends at the same time
-_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)  # of a model on the Hugging Face Hub
 _MAX_TEXTS_IN_LOOP = 100  # whose vectors an event loop looks up and checks itself, in less than a millisecond
 
 
@@ -281,10 +285,8 @@ def _load_by_name(given: str) -> Embedder:
     family, _, name = given.partition(":")
     if family not in loaders:
         family, name = "sentence-transformers", given
-    # Any other text may be a prompt in the wrong place. Libraries log what they look up, and send it to the hub.
-    if family != "onnx" and not (_NAME.fullmatch(name) or os.path.exists(name)):  # noqa: PTH110  # a Path raises for some texts
-        msg = f"The embedder {shown(given)} should be a name such as all-MiniLM-L6-v2, or a folder that exists."
-        raise InvalidInputError(msg)
+    if family != "onnx":
+        check_model_name(name, given)
     return _AdaptedEmbedder(f"{family}:{name}", _LockedEncoder(loaders[family](name)))
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from unirouter_integrations._checks import shown
 from unirouter_integrations.errors import EmbeddingError, InvalidInputError
 
 Vectors = npt.NDArray[np.float32]
 """An `(n, d)` array, one row per text."""
 
+_NAME = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?", re.ASCII)  # of a model on the Hugging Face Hub
 # Squared lengths that float32 computes without overflow or harmful underflow. Other vectors are scaled first.
 _SAFE_SQUARES = (1e-20, 1e20)
 
@@ -47,6 +51,17 @@ def check_texts(texts: Sequence[str], what: str = "prompts") -> list[str]:
             msg = f"{what}[{index}] should be a str, but is {type(text).__name__}."
             raise InvalidInputError(msg)
     return checked
+
+
+def check_model_name(name: str, given: str) -> None:
+    """Check the name or the folder of a model before it is looked up: libraries log it, and ask the hub for it.
+
+    Raises:
+        InvalidInputError: If it is neither, such as a prompt in the wrong place.
+    """
+    if not (_NAME.fullmatch(name) or os.path.exists(name)):  # noqa: PTH110  # a Path raises for some texts
+        msg = f"The embedder {shown(given)} should be a name such as all-MiniLM-L6-v2, or a folder that exists."
+        raise InvalidInputError(msg)
 
 
 def encodable(text: str) -> str:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from unirouter_integrations._checks import requires, shown_path
 from unirouter_integrations._storage import read_file, replace_file
-from unirouter_integrations.embedding._base import Vectors, encodable
+from unirouter_integrations.embedding._base import Vectors, check_model_name, encodable
 from unirouter_integrations.errors import InvalidInputError, StorageError
 
 if TYPE_CHECKING:
@@ -64,12 +64,12 @@ class OnnxEncoder:
         try:
             graph = read_file(self._folder / _MODEL, _MAX_BYTES)
             vocabulary = read_file(self._folder / _TOKENIZER, _MAX_BYTES).decode()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError):
             msg = (
                 f"There is no exported model in {shown_path(folder)}: {_MODEL} or {_TOKENIZER} could not be read. "
                 "export_onnx(sentence_transformer, folder) writes both."
             )
-            raise StorageError(msg) from error
+            raise StorageError(msg) from None  # the original shows the whole of a URL
         try:
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = 1  # one text is too little work to share among cores
@@ -134,7 +134,8 @@ def export_onnx(
 
     Raises:
         MissingDependencyError: If a package is not installed.
-        InvalidInputError: If the model has no fast tokenizer, or the exported one gives other vectors.
+        InvalidInputError: If a text is no name of a model, the model has no fast tokenizer, or the exported one gives
+            other vectors.
     """
     import tempfile
     from pathlib import Path
@@ -148,6 +149,7 @@ def export_onnx(
         from tokenizers import Tokenizer
     model: Any = sentence_transformer
     if isinstance(model, str):
+        check_model_name(model, model)
         # Eager attention gives the smallest graph.
         model = SentenceTransformer(model, device="cpu", model_kwargs={"attn_implementation": "eager"})
     if not hasattr(model.tokenizer, "backend_tokenizer"):

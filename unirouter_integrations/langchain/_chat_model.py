@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager, aclosing
 from dataclasses import replace
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
-from langchain_core.callbacks import BaseCallbackHandler, CallbackManagerForLLMRun, Callbacks
+from langchain_core.callbacks import CallbackManagerForLLMRun, Callbacks
 from langchain_core.language_models import LanguageModelInput
 from langchain_core.language_models.chat_model_stream import AsyncChatModelStream
 from langchain_core.language_models.chat_models import BaseChatModel
@@ -58,7 +58,14 @@ from unirouter_integrations.langchain._shown import Shown, is_seen
 from unirouter_integrations.serving._health import Health
 from unirouter_integrations.serving._options import PREFIX, CallOptions
 from unirouter_integrations.serving._registry import ModelRegistry, price_of_model
-from unirouter_integrations.serving._serving import Fallback, OnCut, Serving, as_check, health_of, settings_of
+from unirouter_integrations.serving._serving import (
+    Fallback,
+    OnCut,
+    Serving,
+    as_check,
+    health_of,
+    settings_of,
+)
 from unirouter_integrations.serving._steps import CONTINUE, CallRequest, Framework, RoutedCall
 
 T = TypeVar("T")
@@ -281,8 +288,7 @@ class ChatUniRouter(BaseChatModel):
     ) -> AIMessage:
         given = ensure_config(config)
         (item,), kwargs = self._route([input], [given], kwargs)
-
-        shown = Shown(self._serving, given)
+        shown = Shown(given)
 
         def ask(routed: RoutedCall) -> AIMessage:
             model, traced_config = self._prepared_call(routed, given, shown)
@@ -290,8 +296,7 @@ class ChatUniRouter(BaseChatModel):
             shown.check_end(answer, routed.decision.model)
             return self._noted(answer, routed)
 
-        with shown.kept():
-            return shown.serving.call(item.routed, ask)[1]
+        return self._serving.call(item.routed._replace(seen=shown.text), ask)[1]
 
     @override
     async def ainvoke(
@@ -304,8 +309,7 @@ class ChatUniRouter(BaseChatModel):
     ) -> AIMessage:
         given = ensure_config(config)
         (item,), kwargs = await self._aroute([input], [given], kwargs)
-
-        shown = Shown(self._serving, given)
+        shown = Shown(given)
 
         async def ask(routed: RoutedCall) -> AIMessage:
             model, traced_config = self._prepared_call(routed, given, shown)
@@ -313,8 +317,7 @@ class ChatUniRouter(BaseChatModel):
             shown.check_end(answer, routed.decision.model)
             return self._noted(answer, routed)
 
-        with shown.kept():
-            return (await shown.serving.acall(item.routed, ask))[1]
+        return (await self._serving.acall(item.routed._replace(seen=shown.text), ask))[1]
 
     @override
     def stream(
@@ -660,7 +663,7 @@ class ChatUniRouter(BaseChatModel):
         raise NoModelError(msg)
 
     def _prepared_call(
-        self, routed: RoutedCall, given: RunnableConfig, *listening: BaseCallbackHandler
+        self, routed: RoutedCall, given: RunnableConfig, shown: Shown | None = None
     ) -> tuple[Model, RunnableConfig]:
         """The chosen model, and the caller's config with the constructor's and, for traces, the decision."""
         name = routed.decision.model
@@ -676,8 +679,8 @@ class ChatUniRouter(BaseChatModel):
         if self.callbacks is not None:
             own = RunnableConfig(callbacks=_not_yet_in(given.get("callbacks"), self.callbacks))
             config = merge_configs(own, config)
-        if listening:
-            config = merge_configs(config, RunnableConfig(callbacks=[*listening]))
+        if shown is not None and shown.listens_to(routed.model):
+            config = merge_configs(config, RunnableConfig(callbacks=[shown]))
         return self._prepare(name, routed.model), config
 
     def _going_on(self, prompt: Any, routed: RoutedCall) -> Any:

@@ -87,10 +87,14 @@ def is_refusal(answer: object) -> bool:
     message = message_in(answer)
     if message is None:
         return False
-    blocks: list[Any] = []
-    with suppress(Exception):  # the standard blocks of content that is none of them
-        blocks = message.content_blocks
-    return any(map(reports_refusal, (message.response_metadata, message.additional_kwargs, message.content, blocks)))
+    reports: list[object] = [message.additional_kwargs]
+    if message.response_metadata.keys() - {"model_provider"}:  # many parts of a stream report nothing else
+        reports.append(message.response_metadata)
+    if not isinstance(message.content, str):
+        reports.append(message.content)
+        with suppress(Exception):  # the standard blocks of content that is none of them
+            reports.append(message.content_blocks)
+    return any(map(reports_refusal, filter(None, reports)))
 
 
 def is_empty(answer: object) -> bool:
@@ -106,10 +110,10 @@ def describe(chunk: object) -> StreamPart:
     """What one chunk of a stream says. What is no message, such as a parsed form, is content."""
     if not isinstance(chunk, AIMessage):
         return StreamPart()
-    thinks = not _THOUGHTS.isdisjoint(_block_types(chunk)) or any(map(chunk.additional_kwargs.get, _THOUGHTS))
-    has_content = thinks or _answers(chunk)
+    text = chunk.text
+    has_content = bool(text) or _answers(chunk) or _thinks(chunk)
     return StreamPart(
-        text=chunk.text,
+        text=text,
         has_content=has_content,
         reports_finish="model_provider" in chunk.response_metadata,  # which LangChain's own clients of providers state
         is_finish=reports_end(chunk.response_metadata),
@@ -126,6 +130,10 @@ def _answers(message: AIMessage) -> bool:
         or _block_types(message) - _THOUGHTS
         or any(map(message.additional_kwargs.get, _SAID_BESIDE))
     )
+
+
+def _thinks(message: AIMessage) -> bool:
+    return not _THOUGHTS.isdisjoint(_block_types(message)) or any(map(message.additional_kwargs.get, _THOUGHTS))
 
 
 def _calls_tool(message: AIMessage) -> bool:

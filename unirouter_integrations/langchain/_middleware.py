@@ -181,7 +181,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         handler: Callable[[ModelRequest[ContextT]], ModelResponse[ResponseT]],
     ) -> ModelResponse[ResponseT] | ExtendedModelResponse[ResponseT]:
         """Have the chosen model answer, after deciding if no earlier decision holds."""
-        shown = Shown(self._serving, ensure_config())
+        shown = Shown(ensure_config())
 
         def ask(routed: RoutedCall) -> ModelResponse[ResponseT]:
             with _traced(routed, shown):
@@ -190,8 +190,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
             return response
 
         (routed,) = self._serving.decide([self._request_of_call(request)])
-        with shown.kept():
-            return _extended(*shown.serving.call(routed, ask))
+        return _extended(*self._serving.call(routed._replace(seen=shown.text), ask))
 
     @override
     async def awrap_model_call(
@@ -200,7 +199,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         handler: Callable[[ModelRequest[ContextT]], Awaitable[ModelResponse[ResponseT]]],
     ) -> ModelResponse[ResponseT] | ExtendedModelResponse[ResponseT]:
         """Async version of `wrap_model_call`."""
-        shown = Shown(self._serving, ensure_config())
+        shown = Shown(ensure_config())
 
         async def ask(routed: RoutedCall) -> ModelResponse[ResponseT]:
             with _traced(routed, shown):
@@ -209,8 +208,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
             return response
 
         (routed,) = await self._serving.adecide([self._request_of_call(request)])
-        with shown.kept():
-            return _extended(*await shown.serving.acall(routed, ask))
+        return _extended(*await self._serving.acall(routed._replace(seen=shown.text), ask))
 
     def _request_of_run(self, state: AgentState[Any], runtime: Runtime[ContextT]) -> CallRequest:
         """A run is decided before anything is known of its tools and its response format."""
@@ -315,7 +313,8 @@ _AGENTS = Framework(
 def _traced(routed: RoutedCall, shown: Shown) -> AbstractContextManager[None]:
     """Have the runs inside carry the decision. `model.with_config` would hide the model from the agent."""
     decision = {f"{PREFIX}{key}": value for key, value in _note(routed).items()}
-    return traced(RunnableConfig(tags=["unirouter"], metadata=decision, callbacks=[shown]))
+    callbacks: Any = [shown] if shown.listens_to(routed.model) else None
+    return traced(RunnableConfig(tags=["unirouter"], metadata=decision, callbacks=callbacks))
 
 
 def _readable(message: M, model: BaseChatModel) -> M | AIMessage:

@@ -4,9 +4,6 @@ LangGraph streams what the models in its nodes say, `astream_events` what those 
 token by token. So an agent, or a node that calls `invoke`, cannot simply have another model begin again.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 from langchain_core.callbacks import BaseCallbackHandler
@@ -14,9 +11,9 @@ from langchain_core.runnables import RunnableConfig
 from typing_extensions import override
 
 from unirouter_integrations.errors import StreamCutError
+from unirouter_integrations.langchain._capabilities import bare_model
 from unirouter_integrations.langchain._events import Event, describe_event
 from unirouter_integrations.langchain._messages import describe, message_in
-from unirouter_integrations.serving._serving import Serving
 
 
 def is_seen(config: RunnableConfig) -> bool:
@@ -30,21 +27,24 @@ class Shown(BaseCallbackHandler):
     """Listens to what the models of one call stream.
 
     Args:
-        serving: The rules of calls.
         config: That of the caller.
-
-    Attributes:
-        serving: The rules of this call: once the caller has seen some text, no other model takes over.
     """
 
     run_inline = True  # else each token of an async call waits for a thread
 
-    def __init__(self, serving: Serving, config: RunnableConfig) -> None:
-        self.serving = replace(serving)
-        self._is_seen = is_seen(config)
+    def __init__(self, config: RunnableConfig) -> None:
+        self.is_seen = is_seen(config)
         self._is_streamed = False
         self._tokens: list[str] = []
         self._events: list[str] = []
+
+    def listens_to(self, model: object) -> bool:
+        """Whether there may be something to hear: somebody sees the tokens, or the model streams on its own."""
+        return self.is_seen or bool(getattr(bare_model(model), "streaming", False))
+
+    def text(self) -> str:
+        """What the caller has seen."""
+        return "".join(self._events or self._tokens)  # some clients report both
 
     def check_end(self, answer: object, model: str) -> None:
         """Raise a `StreamCutError` if the message of an answer was streamed, and ended without saying so."""
@@ -52,16 +52,9 @@ class Shown(BaseCallbackHandler):
         if self._is_streamed and said.reports_finish and not said.is_finish:
             raise StreamCutError(model)
 
-    @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Have an error that is raised inside hold what the caller has seen."""
-        try:
-            yield
-        except Exception as error:
-            if text := "".join(self._events or self._tokens):  # some clients report both
-                with suppress(AttributeError, TypeError):
-                    error.partial_text = text  # type: ignore[attr-defined]
-            raise
+    @override
+    def on_chat_model_start(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing; without it LangChain would put the messages into one text for `on_llm_start`."""
 
     @override
     def on_llm_new_token(self, token: Any, *, chunk: Any = None, tags: list[str] | None = None, **kwargs: Any) -> None:
@@ -73,6 +66,5 @@ class Shown(BaseCallbackHandler):
 
     def _see(self, text: str, texts: list[str], tags: list[str] | None) -> None:
         self._is_streamed = True
-        if text and self._is_seen and "nostream" not in (tags or ()):  # which LangGraph does not show
+        if text and self.is_seen and "nostream" not in (tags or ()):  # which LangGraph does not show
             texts.append(text)
-            object.__setattr__(self.serving, "fallback", False)  # the copy is this call's own

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from unirouter_integrations._checks import number, positive_or_infinite
+from unirouter_integrations._checks import number, positive_or_infinite, shown
 from unirouter_integrations._concurrency import ForkSafeLock, PeriodicThread, renew_after_fork
 from unirouter_integrations.core._clusters import PromptClusters
 from unirouter_integrations.core._decision import RoutingDecision, noted_memberships
@@ -159,7 +159,11 @@ class Learning:
                 self._learn()
 
     def close(self) -> None:
-        """Stop. What was observed and not sent is sent, if the store can be reached."""
+        """Stop. What was observed and not sent is sent, if the store can be reached.
+
+        A process does that by itself when it ends, but not if a signal kills it, and a child of `multiprocessing` does
+        not: call this at its end.
+        """
         self._background.stop()
         self._try_to_sync()
 
@@ -291,8 +295,8 @@ def _observed_of(decision: RoutingDecision | Mapping[str, Any], clusters: Prompt
     if not isinstance(name, str) or memberships is None:
         msg = (
             "observe() takes a decision, or one as plain JSON, such as an answer's response_metadata['unirouter']; "
-            f"this {type(decision).__name__} names the model {name!r} and the cluster {noted.get('cluster')!r} of "
-            f"{len(clusters)}."
+            f"this {type(decision).__name__} names the model {shown(name)} and, of {len(clusters)} clusters, "
+            f"{shown(noted.get('cluster'))}."
         )
         raise InvalidInputError(msg)
     return name, memberships.phi[0]

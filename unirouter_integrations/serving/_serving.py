@@ -463,9 +463,11 @@ class Serving:
                 self.health.abandoned(tracked)
                 raise
             except Exception as error:
-                following = self._next(self._after_failure(routed, tracked, error))
+                text = routed.seen()
+                following = self._next(self._after_failure(routed, tracked, error, goes_on=not text))
                 if following is None and standing is None:
-                    raise
+                    with _keeping(text):
+                        raise
             else:
                 following = self._next((yield from self._after_answer(routed, tracked, answer)))
                 standing = routed, answer, tracked
@@ -576,17 +578,16 @@ class Serving:
     def _after_answer(self, routed: RoutedCall, tracked: TrackedCall, answer: object) -> Rule[RoutedCall | None]:
         """The call as the next model takes it after an answer that is empty, refused or rejected by the check."""
         name = routed.decision.model
-        if isinstance(answer, OpenStream):
-            if answer.has_content:
-                return None  # its verdict comes at its end
-            is_refused, is_empty = answer.is_refused, True
-        else:
-            is_refused, is_empty = self.framework.is_refusal(answer), self.framework.is_empty(answer)
+        if isinstance(answer, OpenStream) and answer.has_content:
+            return None  # its verdict comes at its end
         self.health.succeeded(tracked)
-        if is_refused and self.fallback == "refusals":
-            return _rerouted(routed, Exclusion(name, "refused", "it refused"))
-        if is_empty and not is_refused and self.fallback:
-            return _rerouted(routed, Exclusion(name, "failed", "its answer was empty"))
+        if self.fallback and not routed.seen():
+            is_empty = isinstance(answer, OpenStream) or self.framework.is_empty(answer)
+            if (is_empty or self.fallback == "refusals") and self._is_refusal(answer):
+                refused = Exclusion(name, "refused", "it refused")
+                return _rerouted(routed, refused) if self.fallback == "refusals" else None
+            if is_empty:
+                return _rerouted(routed, Exclusion(name, "failed", "its answer was empty"))
         if self.escalate is None or not routed.decision.better:
             return None
         graded = self.framework.text_answer(answer)
@@ -594,6 +595,9 @@ class Serving:
             return None
         rejected = Exclusion(name, "rejected", "its answer did not pass")
         return _rerouted(routed._replace(reserve=()), rejected, routed.decision.better)  # only those that err less
+
+    def _is_refusal(self, answer: object) -> bool:
+        return answer.is_refused if isinstance(answer, OpenStream) else self.framework.is_refusal(answer)
 
     def _capabilities(self, name: str, model: Any) -> Mapping[str, Any]:
         return {**self.framework.capabilities_of(model), **declared_capabilities(name, self.models)}
@@ -605,7 +609,7 @@ SETTINGS = tuple(each.name for each in fields(Serving) if each.default is not MI
 
 def settings_of(face: object) -> dict[str, Any]:
     """The settings of calls that a face has as its attributes."""
-    return {name: getattr(face, name) for name in SETTINGS if hasattr(face, name)}
+    return {name: getattr(face, name) for name in SETTINGS if hasattr(face, name)}  # some have no such setting
 
 
 class _Terms(NamedTuple):

@@ -104,6 +104,7 @@ class RoutedCall(NamedTuple):
         ends_at: The deadline on the monotonic clock; None if there is none.
         partial_text: The text of a stream that broke, with which this model is to go on.
         on_cut: How it is to go on: `"continue"` or `"restart"`.
+        seen: Returns the text that the caller has seen of the answer. Once there is some, no other model takes over.
     """
 
     request: CallRequest
@@ -116,6 +117,7 @@ class RoutedCall(NamedTuple):
     ends_at: float | None = None
     partial_text: str = ""
     on_cut: str = ""
+    seen: Callable[[], str] = str
 
     @property
     def model(self) -> Any:
