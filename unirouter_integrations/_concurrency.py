@@ -162,40 +162,36 @@ def run_with_timeout(seconds: float | None, call: Callable[[], T], threads: thre
     """
     if seconds is None or (threads is None and len(_abandoned) >= _MAX_ABANDONED):
         return call()
-    deadline = time.monotonic() + seconds
-    results: list[T] = []
-    errors: list[BaseException] = []
-    if threads is None or threads.acquire(timeout=seconds):
-        ended = threading.Lock()
-        ended.acquire()
+    from concurrent.futures import Future
 
-        def work() -> None:
-            try:
-                results.append(call())
-            except BaseException as error:  # noqa: BLE001  # raised below, in the waiting thread
-                errors.append(error)
-            finally:
-                if threads is not None:
-                    threads.release()
-                ended.release()
-                _abandoned.discard(ended)
+    deadline, future = time.monotonic() + seconds, Future[T]()
+    too_long = TimeoutError(f"It took longer than {seconds:g} s.")
+    if threads is not None and not threads.acquire(timeout=seconds):
+        raise too_long
 
+    def work() -> None:
         try:
-            _in_worker(work)
-        except RuntimeError:  # there are too many threads
-            if threads is not None:
-                threads.release()
-            raise
-        if not ended.acquire(timeout=min(max(deadline - time.monotonic(), 0), threading.TIMEOUT_MAX)):
-            _abandoned.add(ended)
-            if not ended.locked():  # it ended at this moment
-                _abandoned.discard(ended)
-    if errors:
-        raise errors[0]
-    if not results:
-        msg = f"It took longer than {seconds:g} s."
-        raise TimeoutError(msg)
-    return results[0]
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001  # raised below, in the waiting thread
+            future.set_exception(error)
+        if threads is not None:
+            threads.release()
+        _abandoned.discard(future)
+
+    try:
+        _in_worker(work)
+    except RuntimeError:  # there are too many threads
+        if threads is not None:
+            threads.release()
+        raise
+    try:
+        return future.result(min(max(deadline - time.monotonic(), 0), threading.TIMEOUT_MAX))
+    except TimeoutError:
+        _abandoned.add(future)
+        if future.done():  # the call itself raised it, or it ended at this moment
+            _abandoned.discard(future)
+            return future.result()
+        raise too_long from None
 
 
 def race(
