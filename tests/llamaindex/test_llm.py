@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import TOY_PROMPTS, toy_embed, toy_scores
 from llama_index.core import Settings, get_response_synthesizer
+from llama_index.core.base.llms.types import ImageBlock, TextBlock
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.llms import ChatMessage, MockLLM
 from llama_index.core.llms.mock import MockFunctionCallingLLM
@@ -30,10 +31,12 @@ from llamaindex_fakes import (
     without_id,
     word_counter,
 )
-from pydantic import BaseModel
+from pydantic import BaseModel, PrivateAttr
 
 from unirouter_integrations import InvalidInputError, NoModelError, UniRouter, UnknownModelError
 from unirouter_integrations.llamaindex import UniRouterLLM, _llm
+from unirouter_integrations.llamaindex._calls import call_of_messages, call_of_template, call_of_text
+from unirouter_integrations.serving._options import CallOptions
 
 QUESTIONS = ["a sum", "a poem", "a date"]
 ANSWERS = ["abacus: a sum", "poet: a poem", "oracle: a date"]
@@ -365,18 +368,85 @@ def test_long_input_goes_to_models_with_room_for_it(router: UniRouter) -> None:
 
 
 def test_its_metadata_is_what_holds_whichever_model_is_chosen(router: UniRouter) -> None:
-    """The shortest context, room for the longest answer but never all of the context, a constant name."""
+    """A context by choice, room for the longest answer but never all of the context, a constant name."""
     settings = {
         "abacus": {"window": 1000, "num_output": 400},
         "poet": {"num_output": 900, "calls_functions": False},
         "oracle": {"num_output": -1},
     }
-    llm = UniRouterLLM(router=router, models=fakes(**settings))
-    metadata = llm.metadata
-    assert (metadata.context_window, metadata.num_output, metadata.model_name) == (1000, 500, "unirouter")
-    assert (metadata.is_chat_model, metadata.is_function_calling_model) == (True, True)
+    windows: tuple[tuple[Any, int, int], ...] = (("widest", 4000, 900), ("shortest", 1000, 500), (600, 600, 300))
+    for choice, window, num_output in windows:
+        llm = UniRouterLLM(router=router, models=fakes(**settings), context_window=choice)
+        metadata = llm.metadata
+        assert (metadata.context_window, metadata.num_output, metadata.model_name) == (window, num_output, "unirouter")
+        assert (metadata.is_chat_model, metadata.is_function_calling_model) == (True, True)
+    llm = UniRouterLLM(router=router, models=fakes(**settings), context_window="shortest")
     llm.unregister("abacus")
     assert (llm.metadata.context_window, llm.metadata.num_output) == (4000, 900)
+    for wrong in ("longest", 0, 1.5):
+        with pytest.raises(InvalidInputError, match="context_window"):
+            UniRouterLLM(router=router, models=fakes(), context_window=wrong)
+
+
+def test_one_model_that_completes_makes_no_chat_model_of_all(router: UniRouter) -> None:
+    """LlamaIndex would leave the retrieved text out of what it sends to that one."""
+
+    class Completing(Fake):
+        @property
+        def metadata(self) -> Any:
+            return super().metadata.model_copy(update={"is_chat_model": False})
+
+    models: dict[str, Any] = {**fakes(), "poet": Completing(model_name="poet")}
+    assert not UniRouterLLM(router=router, models=models).metadata.is_chat_model
+
+
+class Unreachable(Fake):
+    """Asks its server what it is, and the server is down."""
+
+    _reads: int = PrivateAttr(default=0)
+
+    @property
+    def metadata(self) -> Any:
+        self._reads += 1
+        raise ConnectionError
+
+
+async def test_a_model_whose_metadata_cannot_be_read_is_asked_last(router: UniRouter, caplog: Any) -> None:
+    """It does not take the calls of the others with it, nor is its server asked again at each of them."""
+    poet: Any = Unreachable(model_name="poet")
+    llm = UniRouterLLM(router=router, models={**fakes(), "poet": poet})
+    assert llm.metadata.context_window == 4000
+    before = poet._reads
+    for answer in (llm.complete("a poem"), await llm.acomplete("a poem"), llm.complete("a poem")):
+        assert answer.text == "oracle: a poem"
+        kinds = [(each["model"], each["kind"]) for each in answer.additional_kwargs["unirouter"]["excluded"]]
+        assert kinds == [("poet", "cooling_down")]
+    assert poet._reads == before + 1
+    assert [record.message for record in caplog.records] == [
+        "What poet is capable of cannot be read (ConnectionError)."
+    ]
+    fake(llm, "oracle").error = fake(llm, "abacus").error = TimeoutError()
+    with pytest.raises(ConnectionError):  # it was asked, last, and its client asked the server
+        llm.complete("a poem")
+
+
+async def test_what_a_model_says_of_itself_is_not_read_in_the_event_loop(router: UniRouter) -> None:
+    """It may ask a server."""
+    threads = set()
+
+    class Asking(Fake):
+        @property
+        def metadata(self) -> Any:
+            threads.add(threading.current_thread())
+            return super().metadata
+
+    models: dict[str, Any] = {**fakes(), "poet": Asking(model_name="poet")}
+    llm = UniRouterLLM(router=router, models=models)
+    threads.clear()
+    rule = llm._serving.adecide([llm._request(call_of_text("a poem"), CallOptions())])
+    await rule
+    assert threads
+    assert threading.current_thread() not in threads
 
 
 def test_system_messages_have_the_role_that_the_model_has_them_in(router: UniRouter) -> None:
@@ -473,3 +543,13 @@ def test_without_llamaindex_the_message_says_what_to_install(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "llama_index.core", None)
     with pytest.raises(ImportError, match=r"pip install 'unirouter-integrations\[llamaindex\]'"):
         import unirouter_integrations.llamaindex  # noqa: F401
+
+
+def test_the_length_of_a_call_is_that_of_all_that_it_holds() -> None:
+    """Templates may hold lists of texts and messages, as those of rerankers do; an image takes about 1,000 tokens."""
+    template = PromptTemplate("{context_str} {query_str}")
+    texts, image = ["x" * 4000] * 3, ImageBlock(url="https://example.com/a.png")
+    for given in ("x" * 12000, texts, [ChatMessage(each) for each in texts]):
+        call = call_of_template(MockLLM(), template, {"context_str": given, "query_str": "why?"})
+        assert (call.question, call.needs.tokens) == ("why?", 3001)
+    assert call_of_messages([ChatMessage(blocks=[TextBlock(text="x" * 4000), image])]).needs.tokens == 2000

@@ -84,6 +84,9 @@ MARKED: dict[str, Any] = {
     "texts": [TEXT, TEXT],
     "mapping": {TEXT: TEXT},
     "mapping of clients": {"mini": Client()},
+    "records": [{TEXT: TEXT}],
+    "records of clients": [dict.fromkeys(("prompt", "model", "score", "reference"), Client())],
+    "decision of clients": dict.fromkeys(("model", "cluster", "clusters", "id"), Client()),
 }
 # Where a name is asked for, a text is one: of a model, a table, a file, a folder. And so are the keys of some mappings.
 SHOWN = {
@@ -823,6 +826,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "tests/robustness/test_promises.py::test_no_message_shows_what_may_be_secret",
         "tests/robustness/test_secrets.py::test_a_run_leaves_no_secret",
         "tests/robustness/test_secrets.py::test_what_is_refused_is_not_shown",
+        "tests/learning/test_observing.py::test_what_is_refused_is_not_shown",
         "tests/robustness/test_secrets.py::test_errors_of_profiling_hold_no_secret",
     ),
     "Of a URL, messages show": (
@@ -844,6 +848,31 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "The package does not filter": (),
     "A person who writes prompts": (),
     "Pass `among`": (),
+    "A router judges a prompt": (),
+    "Such prompts are as familiar": (
+        "tests/robustness/test_rerouting.py::test_a_few_words_choose_the_model_and_are_familiar",
+    ),
+    "Words that are found by search": (),
+    "On three sets of recorded outcomes": (),
+    "The share of the weakest model": (),
+    "Hard K-means and K-NN": (),
+    "Four defences were tried": (),
+    "They changed the accuracy": (),
+    "So none is built in": (),
+    "The figures are in": (),
+    "What holds is what": (),
+    "No words reach a model": (
+        "tests/robustness/test_rerouting.py::test_no_words_reach_a_model_that_is_not_listed_or_that_another_one_beats_everywhere",
+    ),
+    "None make the router prefer": (
+        "tests/core/test_laws.py::test_a_dominated_model_is_never_chosen",
+        "tests/robustness/test_rerouting.py::test_no_words_reach_a_model_that_is_not_listed_or_that_another_one_beats_everywhere",
+    ),
+    "Limit what each user": (),
+    "The decision in the metadata": (),
+    "In the same measurement": (),
+    "It cost users of mixed": (),
+    "Watch the shares": ("tests/core/test_seen.py::test_stats_are_of_the_last_decisions",),
     "Each sentence above that is a promise": (
         "tests/robustness/test_promises.py::test_each_sentence_is_known_and_each_promise_has_its_test",
     ),

@@ -132,7 +132,7 @@ def as_example(x: Example | Mapping[str, Any]) -> Example:
     if isinstance(x, Example):
         return x
     if not isinstance(x, Mapping) or not isinstance(x.get("prompt"), str):
-        found = f"a mapping with the keys {list(x)}" if isinstance(x, Mapping) else type(x).__name__
+        found = f"a mapping with the keys {', '.join(map(shown, x))}" if isinstance(x, Mapping) else type(x).__name__
         msg = f'An example should be an Example, or a mapping with a "prompt" that is a text, not {found}.'
         raise InvalidInputError(msg)
     rest = {key: value for key, value in x.items() if key not in {"prompt", "reference"}}

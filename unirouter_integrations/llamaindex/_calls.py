@@ -20,6 +20,7 @@ _CAPABILITY_OF_BLOCK = {
     "image": "image_inputs",
     "video": "video_inputs",
 }
+_TOKENS_PER_IMAGE = 1000  # of providers with about a megapixel; the length of an input is only estimated
 _ANSWERERS = frozenset({MessageRole.ASSISTANT, MessageRole.MODEL, MessageRole.CHATBOT})
 # What ReActAgent writes in the user's name: a tool's answer, and complaints about the form of the model's answer.
 _AGENT_PREFIXES = ("Observation:", "Error while parsing the output:", "FAILURE: Your previous response was empty.")
@@ -56,7 +57,7 @@ def call_of_messages(messages: Sequence[ChatMessage], asked_for: Iterable[str] =
     texts = [message.content or "" for message in messages]
     blocks = {getattr(block, "block_type", None) for message in messages for block in message.blocks}
     inputs = {capability for block, capability in _CAPABILITY_OF_BLOCK.items() if block in blocks}
-    needs = Needs(frozenset(asked_for) | inputs, sum(map(len, texts)) // CHARACTERS_PER_TOKEN)
+    needs = Needs(frozenset(asked_for) | inputs, _tokens_in(messages))
     worked_on = False
     for message, text in zip(reversed(messages), reversed(texts), strict=True):
         if message.role == MessageRole.USER and text and not text.startswith(_AGENT_PREFIXES):
@@ -71,8 +72,17 @@ def call_of_template(llm: LLM, prompt: BasePromptTemplate, given: Mapping[str, A
     question = values.get("query_str")
     if not (isinstance(question, str) and question):
         return call_of_messages(prompt.format_messages(llm=llm, **given))
-    characters = sum(len(value) for value in values.values() if isinstance(value, str))
-    return Call(question, Needs(tokens=characters // CHARACTERS_PER_TOKEN))
+    return Call(question, Needs(tokens=sum(map(_tokens_in, values.values()))))
+
+
+def _tokens_in(value: object) -> int:
+    """About how many tokens something takes that goes into a prompt: a text, messages, or a list of them."""
+    if isinstance(value, str):
+        return len(value) // CHARACTERS_PER_TOKEN
+    if isinstance(value, ChatMessage):
+        other = sum(not isinstance(block, TextBlock) for block in value.blocks)
+        return len(value.content or "") // CHARACTERS_PER_TOKEN + other * _TOKENS_PER_IMAGE
+    return sum(map(_tokens_in, value)) if isinstance(value, list | tuple) else 0
 
 
 def describe(part: object) -> StreamPart:

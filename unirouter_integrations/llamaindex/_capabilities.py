@@ -1,7 +1,8 @@
 """What an LLM is capable of, by its `metadata`; and what all LLMs of a router together are."""
 
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, Literal
 
 from llama_index.core.llms import LLM, LLMMetadata
 from llama_index.core.llms.function_calling import FunctionCallingLLM
@@ -46,24 +47,37 @@ def may_repeat(models: Mapping[str, LLM]) -> bool:
     return not any(getattr(model, "built_in_tools", None) for model in models_now(models).values())
 
 
-def joint_metadata(models: Mapping[str, LLM]) -> LLMMetadata:
+ContextWindow = Literal["widest", "shortest"] | int
+
+
+def joint_metadata(models: Mapping[str, LLM], context_window: ContextWindow = "widest") -> LLMMetadata:
     """What holds whichever model is chosen; of tools, what a call that offers them can reach.
 
-    Prompts are packed into `context_window` before the model is known, so it is the shortest one. What a
-    `ModelRegistry` declares comes before what a model says.
+    What a `ModelRegistry` declares comes before what a model says. A model that cannot say anything, because its server
+    is away, is left out.
+
+    Args:
+        models: The models.
+        context_window: Prompts are packed into it before the model is known. `"widest"`: then models with a shorter one
+            take no longer prompts. `"shortest"`: all models can take all prompts. Or a number of tokens.
     """
-    present = models_now(models)
-    if not present:
+    stated = []
+    for name, model in models_now(models).items():
+        with suppress(Exception):
+            stated.append((model.metadata, _capabilities(name, model, models)))
+    if not stated:
         return LLMMetadata(model_name="unirouter", is_chat_model=True)
-    stated = [_capabilities(name, model, models) for name, model in present.items()]
-    window = min(each["max_input_tokens"] for each in stated)
-    longest_answer = max(model.metadata.num_output for model in present.values())
+    windows = [each["max_input_tokens"] for _, each in stated]
+    limits = {"widest": max(windows), "shortest": min(windows)}
+    window = limits[context_window] if isinstance(context_window, str) else context_window
     return LLMMetadata(
         model_name="unirouter",
-        is_chat_model=True,
-        is_function_calling_model=any(each["tool_calling"] for each in stated),
+        is_chat_model=all(metadata.is_chat_model for metadata, _ in stated),
+        is_function_calling_model=any(each["tool_calling"] for _, each in stated),
         context_window=window,
-        num_output=min(longest_answer, window // 2),  # what is packed needs the rest
+        num_output=min(
+            max(metadata.num_output for metadata, _ in stated), window // 2
+        ),  # what is packed needs the rest
     )
 
 

@@ -27,7 +27,7 @@ from llama_index.core.types import TokenAsyncGen, TokenGen
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from typing_extensions import override
 
-from unirouter_integrations._checks import check_known
+from unirouter_integrations._checks import check_known, one_of, whole_number
 from unirouter_integrations._router import UniRouter
 from unirouter_integrations.core import LLMProfile
 from unirouter_integrations.errors import InvalidInputError, NoModelError, StreamCutError
@@ -43,6 +43,7 @@ from unirouter_integrations.llamaindex._calls import (
     is_text,
 )
 from unirouter_integrations.llamaindex._capabilities import (
+    ContextWindow,
     as_llm,
     capabilities_of,
     joint_metadata,
@@ -164,8 +165,9 @@ class UniRouterLLM(FunctionCallingLLM):
     call. A loop of tool calls stays with the model that began it, as long as that does not fail.
 
     Models that cannot take a call, by their `metadata` or what a `ModelRegistry` declares (no tools, too short a
-    context), are left out of it; the decision holds the reasons. `metadata` is that of all models together, as they are
-    when it is read: its context window is the shortest one. For options of single calls see `call_options`.
+    context), are left out of it; the decision holds the reasons. A model whose `metadata` cannot be read is asked last.
+    `metadata` is that of all models together, as they are when it is read. For options of single calls see
+    `call_options`.
 
     A copy, also a deep one, has the same models. A pickle has none, for models hold keys, and no `escalate`; put them
     back with `llm.models.update(...)`.
@@ -195,6 +197,9 @@ class UniRouterLLM(FunctionCallingLLM):
             error is raised, with the text so far as its `partial_text`. `"continue"`: the next model is asked to
             continue the text. `"restart"`: it starts again. The parts from then on have `unirouter_cuts` in their
             `additional_kwargs`. No provider guarantees that a continued text fits.
+        context_window: The context window that `metadata` reports, into which LlamaIndex packs prompts before the model
+            is known: `"widest"`, and models with a shorter one do not take longer prompts; `"shortest"`, and all models
+            can take all prompts; or a number of tokens.
         escalate: A scorer that checks answers, see `as_scorer`; it can only compare them with the question. An answer
             that scores below 0.5 sends the call on to the next model that is expected to err less; both are paid. For
             instance `judge(model)`, `"confidence"`, `"probability"` (chats only), or a function of (answer, example).
@@ -225,6 +230,7 @@ class UniRouterLLM(FunctionCallingLLM):
     max_cost: float | None = None
     hedge: bool = False
     on_cut: OnCut = "raise"
+    context_window: ContextWindow = "widest"
     escalate: Any = Field(default=None, exclude=True, repr=False)
     _router: UniRouter = PrivateAttr()
     _models: MutableMapping[str, LLM] = PrivateAttr()
@@ -238,6 +244,11 @@ class UniRouterLLM(FunctionCallingLLM):
             if fields.get(setting) is not None:
                 msg = f"{setting} has no effect on a UniRouterLLM, which makes no call itself; set it on its models."
                 raise InvalidInputError(msg)
+        window = fields.get("context_window", "widest")
+        if not isinstance(window, str):
+            whole_number(window, "context_window, if it is a number,", low=1)
+        else:
+            one_of(window, "context_window", ("widest", "shortest"))
         check = as_check(fields.pop("escalate", None))
         super().__init__(escalate=check, **fields)
         self._router, self._models, self._health = router, models, health_of(models)
@@ -289,7 +300,7 @@ class UniRouterLLM(FunctionCallingLLM):
     @property
     @override
     def metadata(self) -> LLMMetadata:
-        return joint_metadata(self._models)
+        return joint_metadata(self._models, self.context_window)
 
     @override
     def chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponse:
@@ -498,7 +509,7 @@ class UniRouterLLM(FunctionCallingLLM):
         return [("models", [*self._models]), ("router", self._router), ("cost_weight", self.cost_weight)]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        settings = settings_of(self)
+        settings = {**settings_of(self), "context_window": self.context_window}
         del settings["escalate"]
         return _without_models, (self._router, settings)
 

@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +113,7 @@ class Health:
         self._records: dict[str, _Record] = {}
         self._retry_tokens, self._refilled = _MAX_RETRY_TOKENS, clock()
         self._hedge_tokens = _MAX_HEDGE_TOKENS
+        self._capabilities: dict[str, tuple[object, float, Mapping[str, Any]]] = {}
         self._unreported: dict[str, tuple[int, int]] = {}  # calls and failures
         self._shared: SharedHealth | None = None
         self._lock = ForkSafeLock()
@@ -137,6 +138,7 @@ class Health:
             "_retry_tokens": self._retry_tokens,
             "_refilled": self._refilled,
             "_hedge_tokens": self._hedge_tokens,
+            "_capabilities": {},
             "_unreported": {},
             "_shared": None,
         }
@@ -145,6 +147,15 @@ class Health:
         vars(self).update(state)
         self._lock = ForkSafeLock()
         renew_after_fork(self)
+
+    def capabilities(self, name: str, model: object) -> Mapping[str, Any] | None:
+        """What a model said of itself a short time ago; None if it has to be asked."""
+        found = self._capabilities.get(name)
+        return found[2] if found is not None and found[0] is model and found[1] > self._clock() else None
+
+    def note_capabilities(self, name: str, model: object, capabilities: Mapping[str, Any], seconds: float) -> None:
+        """Note what a model says of itself, for some seconds: it may ask a server for it."""
+        self._capabilities[name] = model, self._clock() + seconds, capabilities
 
     def start(self, model: str) -> TrackedCall:
         """Note that a call of a model begins."""

@@ -50,6 +50,7 @@ from unirouter_integrations.serving._steps import (
     Embed,
     Framework,
     Hedge,
+    Read,
     RoutedCall,
     Rule,
     adrive,
@@ -62,6 +63,7 @@ T = TypeVar("T")
 Fallback = bool | Literal["refusals"] | Callable[[Exception], bool]
 OnCut = Literal["raise", "continue", "restart"]
 
+_CAPABILITIES_SECONDS = 30.0  # for which it is known what a model says of itself
 _GONE_COOLDOWN_SECONDS = 60.0  # of a model whose key, name or quota is refused
 _SCORERS_WITHOUT_REFERENCE = ("confidence", "probability")
 
@@ -360,6 +362,9 @@ class Serving:
 
     def _decide(self, requests: Sequence[CallRequest]) -> Rule[list[RoutedCall]]:
         models, snapshot = self.models_now(), self.router.snapshot()  # one version of both, however long it takes
+        unknown = {name: model for name, model in models.items() if self.health.capabilities(name, model) is None}
+        if unknown:
+            yield Read(lambda: self._read_capabilities(unknown))
         terms = [self._terms(request, models, snapshot) for request in requests]
         restored = {row: _restored(request, terms[row], snapshot) for row, request in enumerate(requests)}
         decisions = {row: decision for row, decision in restored.items() if decision is not None}
@@ -599,8 +604,19 @@ class Serving:
     def _is_refusal(self, answer: object) -> bool:
         return answer.is_refused if isinstance(answer, OpenStream) else self.framework.is_refusal(answer)
 
+    def _read_capabilities(self, models: Mapping[str, Any]) -> None:
+        """Note what models say of themselves. One that cannot say it is asked last, as if it had failed."""
+        for name, model in models.items():
+            try:
+                stated, seconds = self.framework.capabilities_of(model), _CAPABILITIES_SECONDS
+            except Exception as error:  # noqa: BLE001  # it must not take every call with it
+                _log.warning("What %s is capable of cannot be read (%s).", name, type(error).__name__)
+                stated, seconds = {}, self.cooldown
+                self.health.failed(self.health.start(name), cooldown=self.cooldown, retry_after=self.cooldown)
+            self.health.note_capabilities(name, model, stated, seconds)
+
     def _capabilities(self, name: str, model: Any) -> Mapping[str, Any]:
-        return {**self.framework.capabilities_of(model), **declared_capabilities(name, self.models)}
+        return {**(self.health.capabilities(name, model) or {}), **declared_capabilities(name, self.models)}
 
 
 SETTINGS = tuple(each.name for each in fields(Serving) if each.default is not MISSING)

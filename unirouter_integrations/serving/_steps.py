@@ -146,6 +146,22 @@ class Embed(NamedTuple):
         return await self.clusters.aembed(self.texts, timeout=self.timeout)
 
 
+class Read(NamedTuple):
+    """A step: ask models what they are capable of, for which some have to ask a server."""
+
+    read: Callable[[], None]
+
+    def perform(self, _: object) -> None:
+        """Ask them now."""
+        self.read()
+
+    async def aperform(self, _: object) -> None:
+        """Async version of `perform`."""
+        import asyncio
+
+        await asyncio.to_thread(self.read)
+
+
 class Ask(NamedTuple):
     """A step: have the chosen model answer, or open its stream and wait for the first content."""
 
@@ -255,7 +271,7 @@ class Check(NamedTuple):
         return score.value is None or score.value >= _PASSING_SCORE
 
 
-Step = Embed | Ask | Hedge | Check
+Step = Read | Embed | Ask | Hedge | Check
 Rule = Generator[Step, Any, T]
 
 
