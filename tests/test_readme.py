@@ -39,7 +39,7 @@ def test_every_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     pytest.importorskip("langchain")
     monkeypatch.chdir(tmp_path)
     found = blocks("python")
-    assert len(found) == 16
+    assert len(found) == 17
     printed = {}
     namespace: dict[str, object] = {}
     for block in found:
@@ -81,11 +81,14 @@ def test_commands_and_their_options_exist() -> None:
 
 
 def test_files_and_links_exist() -> None:
-    """Those of the repository."""
+    """Those of the repository, with the headings that are linked to."""
     named = re.findall(r"(?:examples|benchmarks)/\w+\.py", README)
-    linked = re.findall(r"\]\((?!https?:)([^)]+)\)", README)
+    linked = [link.partition("#") for link in re.findall(r"\]\((?!https?:)([^)]+)\)", README)]
     assert named
-    assert [name for name in [*named, *linked] if not (ROOT / name).is_file()] == []
+    assert [name for name in [*named, *(file for file, _, _ in linked)] if not (ROOT / name).is_file()] == []
+    for file, _, heading in linked:
+        headings = re.findall(r"^#+ (.*)$", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+        assert not heading or heading in [each.lower().replace(" ", "-") for each in headings]
 
 
 def test_extras_exist() -> None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MAX_EXECUTOR_THREADS = 256  # of the background loop; more calls than that wait for each other
-_MAX_ABANDONED = 256  # calls that took too long and still run in their threads
+_MAX_HANGING = 100  # calls that took too long and still run in their threads
+_HANGING_PAUSE_SECONDS = 60.0  # after which one more is tried nevertheless: they may never end
 _POLL_SECONDS = 0.1  # how often a waiting thread looks for Ctrl-C
 _MAX_IDLE_WORKERS = 64
 _MAX_GUARDED_THREADS = 64  # per guard, those that hang included; further calls wait for one of them to end
@@ -35,7 +36,6 @@ class _Forkable(Protocol):
         """Make the object usable in a forked process, which has none of the threads of its parent."""
 
 
-_abandoned: set[object] = set()  # a mark for each call that took too long and still runs
 _idle_workers: deque[queue.SimpleQueue[Callable[[], None]]] = deque()
 _forkable: weakref.WeakKeyDictionary[_Forkable, None] = weakref.WeakKeyDictionary()
 _held_for_fork: list[ForkSafeLock] = []
@@ -65,7 +65,6 @@ def _go_on() -> None:
 def _renew_all() -> None:
     _held_for_fork.clear()
     _idle_workers.clear()
-    _abandoned.clear()
     for thing in list(_forkable):
         thing.after_fork()
 
@@ -148,22 +147,55 @@ def _repeat(method: weakref.WeakMethod[Callable[[], None]], every: float, stoppe
         del call  # no reference is held while the thread waits
 
 
-def run_with_timeout(seconds: float | None, call: Callable[[], T], threads: threading.Semaphore | None = None) -> T:
+class HangingCalls:
+    """Calls of one kind that took too long and still run in their threads, so that these do not pile up."""
+
+    def __init__(self) -> None:
+        self._calls: set[object] = set()
+        self._last = 0.0  # on the monotonic clock
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def check(self) -> None:
+        """Raise a `TimeoutError` if there are so many that no further call should be made for now."""
+        if len(self._calls) >= _MAX_HANGING and time.monotonic() < self._last + _HANGING_PAUSE_SECONDS:
+            msg = f"{len(self._calls)} calls that took too long have not returned yet; for now no further one is made."
+            raise TimeoutError(msg)
+
+    def add(self, call: object) -> None:
+        """Note that a call took too long."""
+        self._calls.add(call)
+        self._last = time.monotonic()
+
+    def discard(self, call: object) -> None:
+        """Note that a call has ended."""
+        self._calls.discard(call)
+
+
+def run_with_timeout(
+    seconds: float | None,
+    call: Callable[[], T],
+    threads: threading.Semaphore | None = None,
+    hanging: HangingCalls | None = None,
+) -> T:
     """Return the result of a call, or raise `TimeoutError` if it takes longer.
 
-    A call that takes longer is not interrupted. It goes on in its thread. While 256 of them do, further calls are made
-    without a timeout, so that threads do not pile up.
+    A call that takes longer is not interrupted. It goes on in its thread.
 
     Args:
         seconds: The timeout; None for none, and then no thread is made.
         call: The call.
         threads: How many threads may run, those of calls that go on included; None for any number. A call that is given
             no thread in time is not made.
+        hanging: The calls of this kind that go on. If they are too many, this one is not made.
     """
-    if seconds is None or (threads is None and len(_abandoned) >= _MAX_ABANDONED):
+    if seconds is None:
         return call()
     from concurrent.futures import Future
 
+    hanging = HangingCalls() if hanging is None else hanging
+    hanging.check()
     deadline, future = time.monotonic() + seconds, Future[T]()
     too_long = TimeoutError(f"It took longer than {seconds:g} s.")
     if threads is not None and not threads.acquire(timeout=seconds):
@@ -176,7 +208,7 @@ def run_with_timeout(seconds: float | None, call: Callable[[], T], threads: thre
             future.set_exception(error)
         if threads is not None:
             threads.release()
-        _abandoned.discard(future)
+        hanging.discard(future)
 
     try:
         _in_worker(work)
@@ -187,9 +219,9 @@ def run_with_timeout(seconds: float | None, call: Callable[[], T], threads: thre
     try:
         return future.result(min(max(deadline - time.monotonic(), 0), threading.TIMEOUT_MAX))
     except TimeoutError:
-        _abandoned.add(future)
+        hanging.add(future)
         if future.done():  # the call itself raised it, or it ended at this moment
-            _abandoned.discard(future)
+            hanging.discard(future)
             return future.result()
         raise too_long from None
 

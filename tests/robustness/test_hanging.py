@@ -3,7 +3,6 @@
 import asyncio
 import copy
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 from conftest import KINDS, TOY_PROMPTS, toy_embed
 
 from unirouter_integrations import LocalEmbedder, UniRouter, as_embedder
-from unirouter_integrations._concurrency import HangGuard, _abandoned, run_with_timeout
+from unirouter_integrations._concurrency import HangGuard, HangingCalls, run_with_timeout
 from unirouter_integrations.grading import Answer, Example, as_scorer
 
 
@@ -278,16 +277,25 @@ def test_of_a_long_prompt_head_and_tail_are_read() -> None:
     assert (embedder.embed(["a date " + "x " * 50_000 + "a poem"]) != embedder.embed(["x " * 50_000])).any()
 
 
-def test_calls_that_never_return_do_not_pile_up_threads() -> None:
-    """While 256 go on in their threads, others are made in the caller's; when they end, timeouts hold again."""
-    let_go = threading.Event()
-    before = threading.active_count()
-    for _ in range(256):
+def test_calls_that_never_return_do_not_pile_up_threads(clock: SimpleNamespace) -> None:
+    """After a hundred no further one of their kind is made, but for one a minute; when they end, all are."""
+    let_go, hanging, made = threading.Event(), HangingCalls(), []
+
+    def hang() -> None:
+        made.append(True)
+        let_go.wait()
+
+    for _ in range(110):
+        with pytest.raises(TimeoutError, match=r"longer than 0 s|100 calls that took too long"):
+            run_with_timeout(0.0, hang, hanging=hanging)
+    assert len(hanging) == 100
+    assert run_with_timeout(60.0, lambda: 1, hanging=HangingCalls()) == 1  # of another kind
+    clock.seconds += 60
+    for _ in range(2):
         with pytest.raises(TimeoutError):
-            run_with_timeout(0.0, let_go.wait)
-    assert threading.active_count() - before <= 256
-    assert run_with_timeout(0.0, threading.current_thread) is threading.current_thread()
+            run_with_timeout(0.0, hang, hanging=hanging)
     let_go.set()
-    while _abandoned:
-        time.sleep(0.001)
-    assert run_with_timeout(60.0, threading.current_thread) is not threading.current_thread()
+    while hanging:
+        threading.Event().wait(0.001)
+    assert len(made) == 101
+    assert run_with_timeout(60.0, lambda: 1, hanging=hanging) == 1

@@ -234,7 +234,7 @@ async def _ask_query_engine(engine: Any, prompt: str) -> Answer:
         text = str(await engine.aquery(prompt))
     # A completion model that chats dispatches two events for one response.
     distinct = {id(response.raw): response for response in responses}.values()
-    used = [usage for response in distinct if (usage := _usage_of_response(response)) is not None]
+    used = [usage for response in distinct if (usage := usage_of_response(response)) is not None]
     return Answer(text, total_usage(used) if used else None)
 
 
@@ -290,7 +290,7 @@ def answer_of(output: Any) -> Answer:
         text = output.message.content if hasattr(output, "message") else output.text
         choices = field_of(output.raw, "choices")
         logprob = _mean_logprob(choices[0]) if isinstance(choices, list) and choices else None
-        return Answer(text or "", _usage_of_response(output), logprob=logprob)
+        return Answer(text or "", usage_of_response(output), logprob=logprob)
     is_pydantic = hasattr(output, "model_dump")
     if is_pydantic or isinstance(output, dict | list | int | float):
         value = output.model_dump(mode="json") if is_pydantic else output
@@ -307,7 +307,8 @@ def _mean_logprob(metadata: Any) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def _usage_of_response(response: Any) -> Usage | None:
+def usage_of_response(response: Any) -> Usage | None:
+    """Read the tokens of a chat or completion response of LlamaIndex; None if it reports none."""
     raw = response.raw
     found = usage_of(field_of(raw, "usage") or field_of(raw, "usage_metadata") or raw)
     return found or usage_of(response.additional_kwargs)

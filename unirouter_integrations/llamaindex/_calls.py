@@ -8,7 +8,8 @@ from llama_index.core.base.llms.types import TextBlock, ThinkingBlock, ToolCallB
 from llama_index.core.llms import LLM, ChatMessage, ChatResponse, CompletionResponse, MessageRole
 from llama_index.core.prompts import BasePromptTemplate
 
-from unirouter_integrations.grading._models import field_of
+from unirouter_integrations.grading import Usage
+from unirouter_integrations.grading._models import field_of, total_usage, usage_of_response
 from unirouter_integrations.llamaindex._reports import Written
 from unirouter_integrations.serving._capabilities import CHARACTERS_PER_TOKEN, Needs
 from unirouter_integrations.serving._failures import reports_refusal
@@ -119,6 +120,17 @@ def is_refusal(answer: object) -> bool:
 def is_empty(answer: object) -> bool:
     """Whether a response, or one of those that led to what was written, says nothing."""
     return not all(map(_has_content, _responses_of(answer)))
+
+
+def usage_of(answer: object) -> Usage | None:
+    """The tokens that a response, or those that led to what was written, report; None if they report none."""
+    found = [usage for response in _responses_of(answer) if (usage := usage_of_response(response)) is not None]
+    return total_usage(found) if found else None
+
+
+def highest_usage(usages: Sequence[Usage]) -> Usage:
+    """The tokens of a stream: its parts report those so far."""
+    return Usage(*map(max, zip(*usages, strict=True)))
 
 
 def _responses_of(answer: object) -> list[ChatResponse | CompletionResponse]:

@@ -38,9 +38,11 @@ from unirouter_integrations.llamaindex._calls import (
     call_of_template,
     call_of_text,
     describe,
+    highest_usage,
     is_empty,
     is_refusal,
     is_text,
+    usage_of,
 )
 from unirouter_integrations.llamaindex._capabilities import (
     ContextWindow,
@@ -90,7 +92,7 @@ def _text_answer(answer: object) -> object:
     return answer if is_text(answer) else None
 
 
-_LLMS = Framework(as_llm, capabilities_of, is_refusal, is_empty, _text_answer, describe)
+_LLMS = Framework(as_llm, capabilities_of, is_refusal, is_empty, _text_answer, usage_of, highest_usage, describe)
 
 
 class _Attempt(NamedTuple):

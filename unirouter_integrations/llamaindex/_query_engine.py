@@ -28,7 +28,7 @@ from unirouter_integrations._checks import check_known
 from unirouter_integrations._router import UniRouter
 from unirouter_integrations.core import LLMProfile
 from unirouter_integrations.grading import Price, ScorerLike
-from unirouter_integrations.llamaindex._calls import describe, is_empty, is_refusal
+from unirouter_integrations.llamaindex._calls import describe, highest_usage, is_empty, is_refusal, usage_of
 from unirouter_integrations.llamaindex._capabilities import as_llm, capabilities_of, may_repeat
 from unirouter_integrations.llamaindex._events import announce
 from unirouter_integrations.llamaindex._options import options_of_call
@@ -55,7 +55,7 @@ def _text_answer(answer: object) -> str | None:
     return response.response if isinstance(response, Response) and response.source_nodes else None
 
 
-_ENGINES = Framework(as_llm, capabilities_of, is_refusal, is_empty, _text_answer, describe)
+_ENGINES = Framework(as_llm, capabilities_of, is_refusal, is_empty, _text_answer, usage_of, highest_usage, describe)
 
 
 class UniRouterQueryEngine(BaseQueryEngine):

@@ -12,10 +12,10 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from unirouter_integrations._concurrency import ForkSafeLock, renew_after_fork
+from unirouter_integrations._concurrency import ForkSafeLock, HangingCalls, renew_after_fork
 
 if TYPE_CHECKING:
     from unirouter_integrations.learning import StatisticsStore
@@ -82,6 +82,7 @@ class _Record:
     answers: int = 0
     usual_seconds: float = 0.0
     recent_seconds: deque[float] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_ANSWERS))
+    hanging: HangingCalls = field(default_factory=HangingCalls)
 
     def decay(self, now: float) -> None:
         """Let older calls count less."""
@@ -122,14 +123,14 @@ class Health:
     def after_fork(self) -> None:
         """See `renew_after_fork`. The calls in progress are the parent's, and do not end here."""
         for record in self._records.values():
-            record.in_flight = 0
+            record.in_flight, record.hanging = 0, HangingCalls()
         self._unreported = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy knows what the original knew, and has no calls in progress."""
         with self._lock:
             records = {
-                model: _Record(**{**vars(record), "in_flight": 0, "recent_seconds": record.recent_seconds.copy()})
+                model: replace(record, in_flight=0, recent_seconds=record.recent_seconds.copy(), hanging=HangingCalls())
                 for model, record in self._records.items()
             }
         return {
@@ -163,6 +164,15 @@ class Health:
             record = self._record(model)
             record.in_flight += 1
             return TrackedCall(model, record.cooldowns, self._clock())
+
+    def hanging(self, model: str) -> HangingCalls:
+        """The synchronous calls of a model that took too long and still run."""
+        with self._lock:
+            return self._record(model).hanging
+
+    def seconds_since(self, call: TrackedCall) -> float:
+        """How long ago a call began."""
+        return self._clock() - call.began
 
     def retry(self, model: str) -> bool:
         """Whether a call may go on to this model now, after another one failed.

@@ -32,16 +32,18 @@ from unirouter_integrations._concurrency import run_with_timeout
 from unirouter_integrations._router import UniRouter
 from unirouter_integrations.core import Exclusion, LLMProfile, RoutingDecision, Snapshot
 from unirouter_integrations.errors import InvalidInputError, NoModelError, StreamCutError, UnknownModelError
-from unirouter_integrations.grading import Price, Scorer, ScorerLike, as_scorer
+from unirouter_integrations.grading import Price, Scorer, ScorerLike, Usage, as_scorer
 from unirouter_integrations.serving._capabilities import incapabilities
 from unirouter_integrations.serving._failures import classify, is_fault_of_model, retry_after
 from unirouter_integrations.serving._health import Health, TrackedCall
+from unirouter_integrations.serving._record import RecordedCall, current_records
 from unirouter_integrations.serving._registry import (
     ModelRegistry,
     check_price,
     declared_capabilities,
     models_now,
     noted_price,
+    price_of_model,
 )
 from unirouter_integrations.serving._steps import (
     Ask,
@@ -258,7 +260,7 @@ class Serving:
         """The parts of a stream, after the call as it began to be answered."""
 
         def opened(routed: RoutedCall) -> OpenStream[T]:
-            stream = OpenStream[T](self.framework.describe).hold(lambda: open_stream(routed))
+            stream = self._stream(routed).hold(lambda: open_stream(routed))
             return _with_content_or_end(routed, stream)
 
         has_begun = False
@@ -291,7 +293,7 @@ class Serving:
         import asyncio
 
         async def opened(routed: RoutedCall) -> OpenStream[T]:
-            stream = await OpenStream[T](self.framework.describe).ahold(await open_stream(routed))
+            stream = await self._stream(routed).ahold(await open_stream(routed))
             return _with_content_or_end(routed, stream)
 
         has_begun = False
@@ -319,6 +321,17 @@ class Serving:
                 self.health.abandoned(tracked)
                 await stream.aclose()
 
+    def _stream(self, routed: RoutedCall) -> OpenStream[Any]:
+        return OpenStream(self.framework.describe, self.framework.usage_of if routed.records else None)
+
+    def _record(self, routed: RoutedCall, tracked: TrackedCall, usage: Usage | None) -> None:
+        """Record an answer, if anybody wants to know."""
+        price = price_of_model(routed.decision.model, self.models, routed.snapshot.profiles)
+        usd = None if usage is None or price is None else price.cost(usage)
+        call = RecordedCall(routed.decision, self.health.seconds_since(tracked), usage, usd)
+        for each in routed.records:
+            each.append(call)
+
     def _limit_of_part(self, routed: RoutedCall, stream: OpenStream[Any]) -> float | None:
         """How many seconds the next part may take; None for no limit.
 
@@ -336,6 +349,8 @@ class Serving:
         if stream.is_cut:
             return self._after_break(routed, stream, tracked, StreamCutError(routed.decision.model))
         self.health.succeeded(tracked, stream.seconds_to_content)
+        if routed.records:
+            self._record(routed, tracked, self.framework.total_usage(stream.usages) if stream.usages else None)
         return None
 
     def _after_break(
@@ -361,6 +376,7 @@ class Serving:
         )
 
     def _decide(self, requests: Sequence[CallRequest]) -> Rule[list[RoutedCall]]:
+        records = current_records()
         models, snapshot = self.models_now(), self.router.snapshot()  # one version of both, however long it takes
         unknown = {name: model for name, model in models.items() if self.health.capabilities(name, model) is None}
         if unknown:
@@ -396,6 +412,7 @@ class Serving:
                 models,
                 snapshot.with_surcharges(request.surcharges),
                 terms[row].reserve,
+                records=records,
             )
             for row, request in enumerate(requests)
         ]
@@ -483,7 +500,9 @@ class Serving:
         """Count an attempt of a call, and make the step that has its model answer."""
         spent = routed.spent + routed.decision.expected_cost
         routed = routed._replace(attempts=routed.attempts + 1, spent=spent)
-        return routed, self.health.start(routed.decision.model), Ask(routed, _least(limit, _seconds_left(routed)))
+        name = routed.decision.model
+        step = Ask(routed, _least(limit, _seconds_left(routed)), self.health.hanging(name))
+        return routed, self.health.start(name), step
 
     def _hedges_after(self, routed: RoutedCall) -> float | None:
         """After how many seconds a second model is asked as well; None if none is."""
@@ -586,6 +605,8 @@ class Serving:
         if isinstance(answer, OpenStream) and answer.has_content:
             return None  # its verdict comes at its end
         self.health.succeeded(tracked)
+        if routed.records:
+            self._record(routed, tracked, self.framework.usage_of(answer))
         if self.fallback and not routed.seen():
             is_empty = isinstance(answer, OpenStream) or self.framework.is_empty(answer)
             if (is_empty or self.fallback == "refusals") and self._is_refusal(answer):

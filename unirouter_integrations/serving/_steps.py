@@ -16,12 +16,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy.typing as npt
 
-from unirouter_integrations._concurrency import race, run_sync, run_with_timeout
+from unirouter_integrations._concurrency import HangingCalls, race, run_sync, run_with_timeout
 from unirouter_integrations.core import PromptClusters, RoutingDecision, Snapshot
 from unirouter_integrations.embedding import Vectors
-from unirouter_integrations.grading import Example, Scorer
-from unirouter_integrations.grading._models import answer_of
+from unirouter_integrations.grading import Example, Scorer, Usage
+from unirouter_integrations.grading._models import answer_of, total_usage
 from unirouter_integrations.serving._capabilities import Needs
+from unirouter_integrations.serving._record import Record
 from unirouter_integrations.serving._streams import OpenStream, StreamPart
 
 T = TypeVar("T")
@@ -45,6 +46,8 @@ class Framework(NamedTuple):
         is_refusal: Whether a provider reports that an answer is a refusal or was filtered.
         is_empty: Whether an answer says nothing at all.
         text_answer: The part of an answer that a check can grade; None for calls of tools, forms and streams.
+        usage_of: The tokens that an answer, or one part of a stream, reports; None if it reports none.
+        total_usage: Those of a whole stream, from those that its parts report.
         describe: What one part of a stream says.
         checking: Wraps the calls of a check.
     """
@@ -54,6 +57,8 @@ class Framework(NamedTuple):
     is_refusal: Callable[[Any], bool]
     is_empty: Callable[[Any], bool]
     text_answer: Callable[[Any], Any]
+    usage_of: Callable[[Any], Usage | None] = lambda _: None
+    total_usage: Callable[[Sequence[Usage]], Usage] = total_usage
     describe: Callable[[Any], StreamPart] = lambda _: StreamPart()
     checking: Callable[[], AbstractContextManager[object]] = nullcontext
 
@@ -104,6 +109,7 @@ class RoutedCall(NamedTuple):
         ends_at: The deadline on the monotonic clock; None if there is none.
         partial_text: The text of a stream that broke, with which this model is to go on.
         on_cut: How it is to go on: `"continue"` or `"restart"`.
+        records: Where the answers are recorded.
         seen: Returns the text that the caller has seen of the answer. Once there is some, no other model takes over.
     """
 
@@ -117,6 +123,7 @@ class RoutedCall(NamedTuple):
     ends_at: float | None = None
     partial_text: str = ""
     on_cut: str = ""
+    records: tuple[Record, ...] = ()
     seen: Callable[[], str] = str
 
     @property
@@ -167,6 +174,7 @@ class Ask(NamedTuple):
 
     routed: RoutedCall
     timeout: float | None
+    hanging: HangingCalls
 
     def perform(self, ask: Callable[[RoutedCall], T]) -> T:
         """Ask it now."""
@@ -174,7 +182,7 @@ class Ask(NamedTuple):
         return (
             ask(self.routed)
             if self.timeout is None
-            else run_with_timeout(self.timeout, lambda: context.run(ask, self.routed))
+            else run_with_timeout(self.timeout, lambda: context.run(ask, self.routed), hanging=self.hanging)
         )
 
     async def aperform(self, ask: Callable[[RoutedCall], Awaitable[T]]) -> T:

@@ -9,6 +9,8 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
+from unirouter_integrations.grading import Usage
+
 T = TypeVar("T")
 
 _END: Any = object()
@@ -44,9 +46,13 @@ class OpenStream(Generic[T]):
         parts: The parts so far.
         rest: The rest of the stream; None if it has ended.
         seconds_to_content: How long the first content took.
+        usage_of: Reads the tokens that a part reports; None if nobody wants to know.
+        usages: What the parts have reported.
     """
 
     describe: Callable[[Any], StreamPart]
+    usage_of: Callable[[Any], Usage | None] | None = None
+    usages: list[Usage] = field(default_factory=list)
     parts: list[T] = field(default_factory=list)
     rest: Any = None
     texts: list[str] = field(default_factory=list)
@@ -70,6 +76,8 @@ class OpenStream(Generic[T]):
         self.is_finished |= seen.is_finish
         self.is_refused |= seen.is_refusal
         self.calls_tool |= seen.calls_tool
+        if self.usage_of is not None and (usage := self.usage_of(part)) is not None:
+            self.usages.append(usage)
 
     @property
     def is_cut(self) -> bool:
