@@ -23,7 +23,7 @@ _FUNCTION = {
 _TOOLS = [{"type": "function", "function": _FUNCTION}]
 
 
-def _make(urls: Mapping[str, str], _: Mapping[str, Any]) -> Any:
+def _make(urls: Mapping[str, str], settings: Mapping[str, Any]) -> Any:
     """A router that falls back in the order of the models, from whatever LiteLLM can fall back from."""
     models = [
         {"model_name": name, "litellm_params": {"model": f"openai/{name}", "api_base": url, "api_key": "test"}}
@@ -37,7 +37,7 @@ def _make(urls: Mapping[str, str], _: Mapping[str, Any]) -> Any:
         context_window_fallbacks=fallbacks,
         content_policy_fallbacks=fallbacks,
         num_retries=0,
-        timeout=TIMEOUT,
+        timeout=settings.get("timeout", TIMEOUT),
         stream_timeout=FIRST_TOKEN_TIMEOUT,
     )
 

@@ -19,7 +19,8 @@ BROKEN = ("hang", "503", "reset", "429 for 20 s", HEALTHY)
 _TRANSIENT = ("500", "503", "429", "reset")
 _CALLS, _AT_ONCE = 600, 16
 _BURST = 200
-_PATIENCE = 20.0  # seconds; two hundred calls at once take their time
+_PATIENCE = 120.0  # seconds; two hundred calls at once take their time
+_BURST_TIMEOUT = 10.0  # of an attempt: two hundred clients are made at once, which takes longer than an answer
 
 
 @dataclass
@@ -65,7 +66,7 @@ def traffic(
             rows.append(Row(name, "each fails 20% at random", _CALLS, *come))
             way = next(way for way in plain if inspect.iscoroutinefunction(way.ask))
             urls = {model: server.url(fault) for model, fault in zip(FIVE, BROKEN, strict=True)}
-            face = make(way, urls, {})
+            face = make(way, urls, {"timeout": _BURST_TIMEOUT})
             come = _called(caller, server, way, face, _BURST, _BURST)
             rows.append(Row(name, "four of five broken, all at once", _BURST, *come))
     return rows

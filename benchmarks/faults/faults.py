@@ -91,9 +91,10 @@ def _routed(way: Way, urls: Mapping[str, str], settings: Settings) -> Any:
 
 def _peer(way: Way, urls: Mapping[str, str], settings: Settings) -> Any:
     """A peer. It has no timeouts, so its clients have."""
+    timeout, others = settings.get("timeout", TIMEOUT), {k: v for k, v in settings.items() if k != "timeout"}
     with _making:
-        models = {name: client(way.framework, name, url, timeout=TIMEOUT) for name, url in urls.items()}
-    return way.make(models, settings)
+        models = {name: client(way.framework, name, url, timeout=timeout) for name, url in urls.items()}
+    return way.make(models, others)
 
 
 def _litellm(python: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from conftest import TOY_PROMPTS, toy_embed, toy_scores
 from llama_index.core import Settings, get_response_synthesizer
 from llama_index.core.base.llms.types import ImageBlock, TextBlock
 from llama_index.core.callbacks import CallbackManager
-from llama_index.core.llms import ChatMessage, MockLLM
+from llama_index.core.llms import ChatMessage, ChatResponse, MockLLM
 from llama_index.core.llms.mock import MockFunctionCallingLLM
 from llama_index.core.prompts import PromptTemplate
 from llama_index.core.response_synthesizers import ResponseMode
@@ -174,7 +174,7 @@ async def test_a_question_is_embedded_once_however_many_calls_it_takes(router: U
 
 
 async def test_the_decision_is_on_every_part_of_every_answer(llm: UniRouterLLM) -> None:
-    """Beside what the model put there, as plain JSON; the message, which goes back to providers, has nothing of it."""
+    """Beside what the model put there, as plain JSON. The message names its model, which no provider is sent."""
     decision = without_id(llm.router.route("a poem").as_dict())
     messages = [ChatMessage("a poem")]
     answers: list[Any] = [llm.chat(messages), await llm.achat(messages), *llm.stream_chat(messages)]
@@ -187,10 +187,13 @@ async def test_the_decision_is_on_every_part_of_every_answer(llm: UniRouterLLM) 
         noted = answer.additional_kwargs["unirouter"]
         assert {**answer.additional_kwargs, "unirouter": without_id(noted)} == {"unirouter": decision, "own": "poet"}
         assert len(noted["id"]) == 16
-        assert "unirouter" not in getattr(getattr(answer, "message", None), "additional_kwargs", {})
+        if isinstance(answer, ChatResponse):
+            assert answer.message.additional_kwargs["unirouter"] == {"model": "poet"}
         ids[noted["id"]] += 1
     assert [*ids.values()] == [1, 1, 3, 3, 1, 1, 3, 3, 1, 1]  # one for each call
     assert json.loads(json.dumps(decision)) == decision
+    llm.chat([*messages, answers[0].message, ChatMessage("a poem")])
+    assert [message.additional_kwargs for message in fake(llm, "poet").sent[-1]] == [{}, {}, {}]
 
 
 async def test_tracing_tools_see_the_decision_before_the_call(llm: UniRouterLLM) -> None:

@@ -1,7 +1,8 @@
 """What a call is judged by, the question, never the retrieved text around it; and what kind of answer came back."""
 
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from llama_index.core.base.llms.types import TextBlock, ThinkingBlock, ToolCallBlock
@@ -13,6 +14,7 @@ from unirouter_integrations.grading._models import field_of, total_usage, usage_
 from unirouter_integrations.llamaindex._reports import Written
 from unirouter_integrations.serving._capabilities import CHARACTERS_PER_TOKEN, Needs
 from unirouter_integrations.serving._failures import reports_refusal
+from unirouter_integrations.serving._question import Turn, WaysToJudge, question_of
 from unirouter_integrations.serving._streams import StreamPart
 
 _CAPABILITY_OF_BLOCK = {
@@ -23,22 +25,35 @@ _CAPABILITY_OF_BLOCK = {
 }
 _TOKENS_PER_IMAGE = 1000  # of providers with about a megapixel; the length of an input is only estimated
 _ANSWERERS = frozenset({MessageRole.ASSISTANT, MessageRole.MODEL, MessageRole.CHATBOT})
-# What ReActAgent writes in the user's name: a tool's answer, and complaints about the form of the model's answer.
-_AGENT_PREFIXES = ("Observation:", "Error while parsing the output:", "FAILURE: Your previous response was empty.")
+_DEVELOPERS = frozenset({MessageRole.SYSTEM, MessageRole.DEVELOPER})
+# What ReActAgent writes in the user's name: a tool's answer, and complaints about the form of the model's answer. And
+# what CodeActAgent does.
+_AGENT_PREFIXES = (
+    "Observation:",
+    "Error while parsing the output:",
+    "FAILURE: Your previous response was empty.",
+    "Result of executing the code given:",
+)
+
+JudgedBy = WaysToJudge | Callable[[Sequence[ChatMessage]], str]
 
 
 class Call(NamedTuple):
     """What a call is judged by.
 
     Attributes:
-        question: The text it is judged by.
+        asked: The question, or the messages that it is taken from.
         needs: What it needs of a model.
         is_in_tool_loop: Whether a model has already worked on the question: then the same one should go on.
     """
 
-    question: str
+    asked: str | Sequence[ChatMessage]
     needs: Needs
     is_in_tool_loop: bool = False
+
+    def question(self, judged_by: JudgedBy) -> str:
+        """The text that it is judged by."""
+        return self.asked if isinstance(self.asked, str) else question_of(self.asked, judged_by, _turn)
 
 
 def call_of_text(prompt: str) -> Call:
@@ -47,24 +62,19 @@ def call_of_text(prompt: str) -> Call:
 
 
 def call_of_messages(messages: Sequence[ChatMessage], asked_for: Iterable[str] = ()) -> Call:
-    """Describe a chat: it is judged by the last message of the user that has text, or by all text if there is none.
+    """Describe a chat.
 
-    In a loop of tool calls that stays the same, also for a ReAct agent, which reports its tools' answers as the user.
+    In a loop of tool calls its question stays the same, also for agents that report their tools' answers as the user.
 
     Args:
         messages: The messages.
         asked_for: The capabilities that are asked for beside them, such as `tool_calling`.
     """
-    texts = [message.content or "" for message in messages]
     blocks = {getattr(block, "block_type", None) for message in messages for block in message.blocks}
     inputs = {capability for block, capability in _CAPABILITY_OF_BLOCK.items() if block in blocks}
     needs = Needs(frozenset(asked_for) | inputs, _tokens_in(messages))
-    worked_on = False
-    for message, text in zip(reversed(messages), reversed(texts), strict=True):
-        if message.role == MessageRole.USER and text and not text.startswith(_AGENT_PREFIXES):
-            return Call(text, needs, worked_on)
-        worked_on |= message.role in _ANSWERERS
-    return Call("\n".join(filter(None, texts)), needs, worked_on)
+    later = takewhile(lambda message: not (_turn(message).text and _turn(message).by == "human"), reversed(messages))
+    return Call(messages, needs, any(message.role in _ANSWERERS for message in later))
 
 
 def call_of_template(llm: LLM, prompt: BasePromptTemplate, given: Mapping[str, Any]) -> Call:
@@ -74,6 +84,13 @@ def call_of_template(llm: LLM, prompt: BasePromptTemplate, given: Mapping[str, A
     if not (isinstance(question, str) and question):
         return call_of_messages(prompt.format_messages(llm=llm, **given))
     return Call(question, Needs(tokens=sum(map(_tokens_in, values.values()))))
+
+
+def _turn(message: ChatMessage) -> Turn:
+    text = message.content or ""
+    if message.role == MessageRole.USER and not text.startswith(_AGENT_PREFIXES):
+        return Turn(text, "human")
+    return Turn(text, "system" if message.role in _DEVELOPERS else "other")
 
 
 def _tokens_in(value: object) -> int:

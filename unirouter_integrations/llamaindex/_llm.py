@@ -34,6 +34,7 @@ from unirouter_integrations.errors import InvalidInputError, NoModelError, Strea
 from unirouter_integrations.grading import Price
 from unirouter_integrations.llamaindex._calls import (
     Call,
+    JudgedBy,
     call_of_messages,
     call_of_template,
     call_of_text,
@@ -53,6 +54,7 @@ from unirouter_integrations.llamaindex._capabilities import (
     models_with_tools,
 )
 from unirouter_integrations.llamaindex._events import announce
+from unirouter_integrations.llamaindex._history import history_for
 from unirouter_integrations.llamaindex._options import options_of_call
 from unirouter_integrations.llamaindex._reports import (
     Written,
@@ -103,14 +105,17 @@ class _Attempt(NamedTuple):
     routed: RoutedCall
 
     def given(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
-        """A new list, which models may append to, with system messages in the role that the model has for them.
+        """A new list, which models may append to, as the model takes it: without what is foreign to it.
 
-        A model that goes on with an answer is given what there is of it.
+        System messages are in the role that the model has for them. A model that goes on with an answer is given what
+        there is of it.
         """
         role, before = self.model.metadata.system_role, self.routed.text_before
         given = [
-            message.model_copy(update={"role": role}) if message.role == MessageRole.SYSTEM else message
-            for message in messages
+            message.model_copy(update={"role": role})
+            if message.role == MessageRole.SYSTEM != role
+            else _without_note(message)
+            for message in history_for(messages, self.note["model"], self.model)
         ]
         return [*given, ChatMessage(before, role=MessageRole.ASSISTANT), ChatMessage(CONTINUE)] if before else given
 
@@ -135,6 +140,10 @@ class _Attempt(NamedTuple):
             )
         elif self.routed.text_before:
             update["text"] = self.routed.text_before + answer.text
+        if isinstance(answer, ChatResponse):  # in a memory, only the message is left
+            said = update.get("message", answer.message)
+            author = {"unirouter": {"model": self.note["model"]}, **said.additional_kwargs}
+            update["message"] = said.model_copy(update={"additional_kwargs": author})
         return answer.model_copy(update={**update, "additional_kwargs": {**note, **answer.additional_kwargs}})
 
     def noted_stream(self, answers: Generator[R, None, None]) -> Generator[R, None, None]:
@@ -160,10 +169,10 @@ class _Attempt(NamedTuple):
 class UniRouterLLM(FunctionCallingLLM):
     """An LLM that sends each call to the registered model with the least expected error plus weighted cost.
 
-    Put it where an LLM stood: `Settings.llm`, `llm=`, chat engines, agents. A chat is judged by the last message of the
-    user, a RAG prompt by its question (the template's `query_str`), never by the retrieved text. Answers come from the
-    chosen model unchanged, with the decision added under `additional_kwargs["unirouter"]` (of a stream: on every part).
-    A `UniRouteDecisionEvent` comes before the events of the model's call. If a model fails, the next best one takes the
+    Put it where an LLM stood: `Settings.llm`, `llm=`, chat engines, agents. A chat is judged by what the user asks now,
+    a RAG prompt by its question (the template's `query_str`), never by the retrieved text. Answers come from the chosen
+    model unchanged, with the decision added under `additional_kwargs["unirouter"]` (of a stream: on every part). A
+    `UniRouteDecisionEvent` comes before the events of the model's call. If a model fails, the next best one takes the
     call. A loop of tool calls stays with the model that began it, as long as that does not fail.
 
     Models that cannot take a call, by their `metadata` or what a `ModelRegistry` declares (no tools, too short a
@@ -178,6 +187,10 @@ class UniRouterLLM(FunctionCallingLLM):
         router: The fitted router, with a profile registered for each of the models.
         models: The LLMs by name, a dict or a `ModelRegistry`. It is kept, not copied.
         cost_weight: lambda for the calls of this LLM; None for the router's.
+        judged_by: What a chat is judged by: what the user asks now (`"recent_human"`), which is the last message of the
+            user that has text, or, where it is too short to have a subject of its own, the ones before it as well; the
+            last one alone (`"last_human"`), with the system message before it (`"system_and_last_human"`), the whole
+            `"conversation"`, or a function from the messages to a text. Templates with a `query_str` are judged by it.
         fallback: Whether the next model of the same decision takes the call after an error that is not the caller's own
             (a wrong request, which every model would refuse); of a stream only before its first content. `"refusals"`:
             after a refusal or an empty answer as well. Or a function of the error that says so. The decision then names
@@ -221,6 +234,7 @@ class UniRouterLLM(FunctionCallingLLM):
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
 
     cost_weight: float | None = None
+    judged_by: JudgedBy = "recent_human"
     fallback: Fallback = True
     cooldown: float = 5.0
     default: str | None = None
@@ -511,7 +525,7 @@ class UniRouterLLM(FunctionCallingLLM):
         return [("models", [*self._models]), ("router", self._router), ("cost_weight", self.cost_weight)]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        settings = {**settings_of(self), "context_window": self.context_window}
+        settings = {**settings_of(self), "context_window": self.context_window, "judged_by": self.judged_by}
         del settings["escalate"]
         return _without_models, (self._router, settings)
 
@@ -589,12 +603,13 @@ class UniRouterLLM(FunctionCallingLLM):
         return self._serving if checked else replace(self._serving, escalate=None)
 
     def _request(self, call: Call, options: CallOptions, *, can_go_on: bool = False) -> CallRequest:
+        question = call.question(self.judged_by)
         return CallRequest(
-            question=call.question,
+            question=question,
             needs=call.needs,
             cost_weight=options.cost_weight,
             among=options.among,
-            kept=self._remembered.get(hash(call.question)) if call.is_in_tool_loop else None,
+            kept=self._remembered.get(hash(question)) if call.is_in_tool_loop else None,
             is_in_tool_loop=call.is_in_tool_loop,
             may_repeat=self.hedge and may_repeat(self._models),
             can_go_on=can_go_on,
@@ -658,6 +673,14 @@ class _StructuredUniRouterLLM(StructuredLLM):
     def _around(self, attempt: _Attempt) -> StructuredLLM:
         """The same form around the chosen model."""
         return StructuredLLM(**{**dict(self), "llm": attempt.model})
+
+
+def _without_note(message: ChatMessage) -> ChatMessage:
+    """The message without the name of its model: some clients send all that a message holds."""
+    if "unirouter" not in message.additional_kwargs:
+        return message
+    kept = {key: value for key, value in message.additional_kwargs.items() if key != "unirouter"}
+    return message.model_copy(update={"additional_kwargs": kept})
 
 
 def _call_with_tools(user_msg: str | ChatMessage | None, history: Sequence[ChatMessage] | None) -> Call:
