@@ -841,3 +841,20 @@ async def test_a_call_costs_no_more_than_it_may(router: UniRouter, way: str) -> 
     ]
     with pytest.raises(NoModelError, match="is above max_cost"):
         await asked(way, made(way, router, models, max_cost=0.5))
+
+
+@ALL
+async def test_a_call_has_limits_of_its_own(router: UniRouter, way: str) -> None:
+    """In error and in cost; those of an inner block come before those of an outer one."""
+    routed = made(way, router, cost_weight=10)
+    assert (await asked(way, routed))[0] == "abacus: yes"
+    with call_options(max_error=0.1):
+        text, decision = await asked(way, routed)
+        assert text == "poet: yes"
+        assert [(each["model"], each["kind"]) for each in decision["excluded"]] == [("abacus", "error_too_high")]
+        with call_options(max_cost=1.5):
+            text, decision = await asked(way, routed)
+            assert text == "abacus: yes"
+            assert {each["kind"] for each in decision["excluded"]} == {"too_expensive"}
+    with pytest.raises(InvalidInputError, match="max_error"), call_options(max_error=2):
+        pass

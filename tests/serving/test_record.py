@@ -66,7 +66,8 @@ async def test_each_call_is_recorded_with_its_tokens_and_its_cost(name: str) -> 
 
 def chat(**models: ChatFake) -> ChatUniRouter:
     registry = ModelRegistry(models, prices={name: Price(1e6, 1e6) for name in models if name != "abacus"})
-    return ChatUniRouter(router=toy_router("soft"), models=registry, cost_weight=0, escalate=lambda answer, _: answer.text != "no")
+    router = toy_router("soft")
+    return ChatUniRouter(router=router, models=registry, cost_weight=0, escalate=lambda answer, _: answer.text != "no")
 
 
 def test_answers_that_do_not_stand_were_paid_as_well() -> None:

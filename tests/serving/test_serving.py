@@ -1076,3 +1076,37 @@ async def test_a_deadline_holds_within_a_stream(way: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(story, "parts", slow)
     assert await story.read(way, player, TELL) == "poet goes on TimeoutError(poet goes on )"
+
+
+# ---------------------------------------------------------------- quality
+
+
+def test_a_call_may_ask_for_quality() -> None:
+    """Of the models that are expected to err at most so much, the best one takes it; if there is none, the usual one.
+
+    If all of these fail, the others are asked.
+    """
+    player, request = Player(), CallRequest("a poem", cost_weight=2.0)
+    errors = {each.model: each.expected_error for each in fitted().route("a poem", cost_weight=2.0).ranking}
+    usual = asked_in(player, request)
+    limit = sorted(errors.values())[1]
+    fit = [name for name in usual if errors[name] <= limit]
+    others = [name for name in usual if errors[name] > limit]
+    assert others
+    strict = replace(request, max_error=limit)
+    assert asked_in(Player(), strict) == [*fit, *others]
+    (routed,) = player.serving.decide([strict])
+    assert routed.decision.model == fit[0]
+    assert {(each.model, each.kind) for each in routed.decision.excluded} == {(n, "error_too_high") for n in others}
+    for max_error in (0.0, 1.0):
+        (routed,) = player.serving.decide([replace(request, max_error=max_error)])
+        if max_error == 1 or min(errors.values()) > 0:
+            assert (routed.decision.model, routed.decision.excluded) == (usual[0], ())
+    assert sum(player.router.stats().shares.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("max_error", [-0.1, 1.1, float("nan")])
+def test_quality_is_from_0_to_1(max_error: float) -> None:
+    """Like all errors."""
+    with pytest.raises(InvalidInputError, match="max_error"):
+        Player().serving.decide([CallRequest("a poem", max_error=max_error)])

@@ -23,7 +23,15 @@ from unirouter_integrations.core._profiles import Floats
 
 Basis = Literal["best", "explored", "kept"]
 ExclusionKind = Literal[
-    "incapable", "too_expensive", "cooling_down", "failed", "slow", "refused", "rejected", "not_embedded"
+    "incapable",
+    "too_expensive",
+    "error_too_high",
+    "cooling_down",
+    "failed",
+    "slow",
+    "refused",
+    "rejected",
+    "not_embedded",
 ]
 
 FORMAT_VERSION = 1  # of `RoutingDecision.as_dict`
@@ -49,10 +57,11 @@ class Exclusion(NamedTuple):
 
     Attributes:
         model: Its name.
-        kind: `"incapable"`: it cannot take the call. `"too_expensive"`: the call would cost more than it may.
-            `"cooling_down"`: it failed recently. `"failed"`, `"slow"`, `"refused"`, `"rejected"`: it was asked, and its
-            call failed, took too long, its answer was a refusal, or its answer did not pass the check.
-            `"not_embedded"`: the prompt could not be embedded, so the default model answers.
+        kind: `"incapable"`: it cannot take the call. `"too_expensive"`, `"error_too_high"`: it is expected to cost
+            more, or to err more, than the call allows. `"cooling_down"`: it failed recently. `"failed"`, `"slow"`,
+            `"refused"`, `"rejected"`: it was asked, and its call failed, took too long, its answer was a refusal, or
+            its answer did not pass the check. `"not_embedded"`: the prompt could not be embedded, so the default model
+            answers.
         reason: A sentence for people.
     """
 
@@ -141,6 +150,19 @@ class RoutingDecision(Candidate):
     def better(self) -> tuple[str, ...]:
         """The candidates that are expected to err less, whatever they cost; best first."""
         return tuple(each.model for each in self.ranking if each.expected_error < self.expected_error)
+
+    def within(self, max_error: float) -> RoutingDecision:
+        """The decision among the candidates that are expected to err at most so much, if there are any."""
+        fit = [each.model for each in self.ranking if each.expected_error <= max_error]
+        above = [each for each in self.ranking if each.expected_error > max_error]
+        if not (fit and above):
+            return self
+        pool = self.pool.among(fit)
+        expected, (column,) = pool.expected(self.memberships), pool.columns(fit[:1])
+        found = _decision(pool, self.cost_weight, self.memberships, self.familiarity, *expected, column, "best")
+        reasons = [(each.model, f"its expected error is {each.expected_error:.2f}") for each in above]
+        excluded = (Exclusion(model, "error_too_high", reason) for model, reason in reasons)
+        return replace(found, excluded=(*self.excluded, *excluded))
 
     def keeping(self, model: str) -> RoutingDecision:
         """The same decision for a model that already works on the conversation, whether or not it is the best one."""

@@ -242,10 +242,19 @@ class Snapshot:
         *,
         vector: npt.ArrayLike | None = None,
         cost_weight: float | None = None,
+        max_error: float | None = None,
     ) -> RoutingDecision:
-        """Decide which model a prompt goes to, see `UniRouter.route`."""
+        """Decide which model a prompt goes to, see `UniRouter.route`.
+
+        Args:
+            prompt: See `UniRouter.route`.
+            vector: See `UniRouter.route`.
+            cost_weight: See `UniRouter.route`.
+            max_error: Only candidates are considered that are expected to err at most so much on this prompt, from 0 to
+                1; all if none of them is.
+        """
         prompts, vectors = _as_batch(prompt, vector)
-        return self.route_many(prompts, vectors=vectors, cost_weight=cost_weight)[0]
+        return self.route_many(prompts, vectors=vectors, cost_weight=cost_weight, max_error=max_error)[0]
 
     async def aroute(
         self,
@@ -253,10 +262,11 @@ class Snapshot:
         *,
         vector: npt.ArrayLike | None = None,
         cost_weight: float | None = None,
+        max_error: float | None = None,
     ) -> RoutingDecision:
         """Async version of `route`: the embedder is awaited."""
         prompts, vectors = _as_batch(prompt, vector)
-        return (await self.aroute_many(prompts, vectors=vectors, cost_weight=cost_weight))[0]
+        return (await self.aroute_many(prompts, vectors=vectors, cost_weight=cost_weight, max_error=max_error))[0]
 
     def route_many(
         self,
@@ -264,10 +274,11 @@ class Snapshot:
         *,
         vectors: npt.ArrayLike | None = None,
         cost_weight: float | None = None,
+        max_error: float | None = None,
     ) -> list[RoutingDecision]:
-        """Decide for many prompts with one call of the embedder, see `UniRouter.route_many`."""
+        """Decide for many prompts with one call of the embedder, see `UniRouter.route_many` and `route`."""
         weight, began = self._weight(cost_weight), time.perf_counter()
-        return self._decide(self.clusters.vectors(prompts, vectors), weight, began)
+        return self._decide(self.clusters.vectors(prompts, vectors), weight, max_error, began)
 
     async def aroute_many(
         self,
@@ -275,13 +286,14 @@ class Snapshot:
         *,
         vectors: npt.ArrayLike | None = None,
         cost_weight: float | None = None,
+        max_error: float | None = None,
     ) -> list[RoutingDecision]:
         """Async version of `route_many`: the embedder is awaited."""
         weight, began = self._weight(cost_weight), time.perf_counter()
         if vectors is None and prompts is not None:
             vectors, prompts = await self.clusters.aembed(prompts), None
         found = self.clusters.vectors(prompts, vectors)
-        return await off_loop(len(found) > _MAX_ROWS_IN_LOOP, self._decide, found, weight, began)
+        return await off_loop(len(found) > _MAX_ROWS_IN_LOOP, self._decide, found, weight, max_error, began)
 
     def expected_errors(self, prompts: Sequence[str] | None = None, *, vectors: npt.ArrayLike | None = None) -> Floats:
         """The expected error of each candidate on each prompt, `(n, m)`, in the order of `models`."""
@@ -336,11 +348,14 @@ class Snapshot:
         self.check_candidates()
         return self.cost_weight if cost_weight is None else number(cost_weight, "cost_weight")
 
-    def _decide(self, vectors: Vectors, weight: float, began: float) -> list[RoutingDecision]:
+    def _decide(self, vectors: Vectors, weight: float, max_error: float | None, began: float) -> list[RoutingDecision]:
+        if max_error is not None:
+            number(max_error, "max_error", high=1)
         decisions: list[RoutingDecision] = []
         for start in range(0, len(vectors), _ROWS_PER_PART):
             memberships: Memberships = self.clusters.phi(vectors[start : start + _ROWS_PER_PART])
-            decisions += decide(self.pool, memberships, weight, self._explorer)
+            found = decide(self.pool, memberships, weight, self._explorer)
+            decisions += found if max_error is None else [decision.within(max_error) for decision in found]
         self._observers.note(decisions, began)
         return decisions
 

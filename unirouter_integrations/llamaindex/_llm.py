@@ -609,6 +609,8 @@ class UniRouterLLM(FunctionCallingLLM):
             needs=call.needs,
             cost_weight=options.cost_weight,
             among=options.among,
+            max_error=options.max_error,
+            max_cost=options.max_cost,
             kept=self._remembered.get(hash(question)) if call.is_in_tool_loop else None,
             is_in_tool_loop=call.is_in_tool_loop,
             may_repeat=self.hedge and may_repeat(self._models),

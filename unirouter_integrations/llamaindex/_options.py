@@ -12,7 +12,12 @@ _current: ContextVar[CallOptions] = ContextVar("unirouter_call_options", default
 
 @contextmanager
 def call_options(
-    *, cost_weight: float | None = None, among: Iterable[str] | None = None, model: str | None = None
+    *,
+    cost_weight: float | None = None,
+    among: Iterable[str] | None = None,
+    model: str | None = None,
+    max_error: float | None = None,
+    max_cost: float | None = None,
 ) -> Iterator[None]:
     """Set the options of all routed calls inside the block: in this thread, or in this task and those it starts.
 
@@ -22,6 +27,10 @@ def call_options(
         cost_weight: lambda of these calls; None for that of the LLM, or else the router's.
         among: The names of the candidates; None for all.
         model: The name of the model that takes them; no other one takes over if it fails.
+        max_error: Only candidates take part that are expected to err at most so much on the question, from 0 to 1, if
+            there are any; None for all.
+        max_cost: What each call may be expected to cost, all models together, in the unit of the profiles; None for the
+            setting of the LLM.
 
     Raises:
         InvalidInputError: If an option is out of range.
@@ -32,9 +41,9 @@ def call_options(
             response = query_engine.query("Who invented it?")
         ```
     """
-    outer, given = _current.get(), CallOptions.of(cost_weight=cost_weight, among=among, model=model)
-    weight = outer.cost_weight if given.cost_weight is None else given.cost_weight
-    with _set(CallOptions(weight, given.among or outer.among)):
+    given = CallOptions.of(cost_weight=cost_weight, among=among, model=model, max_error=max_error, max_cost=max_cost)
+    chosen = {name: value for name, value in given._asdict().items() if value is not None}
+    with _set(_current.get()._replace(**chosen)):
         yield
 
 

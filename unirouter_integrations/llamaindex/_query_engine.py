@@ -294,6 +294,8 @@ class UniRouterQueryEngine(BaseQueryEngine):
             needs=Needs(tokens=(len(query.query_str) + longest) // CHARACTERS_PER_TOKEN),
             cost_weight=options.cost_weight,
             among=options.among,
+            max_error=options.max_error,
+            max_cost=options.max_cost,
             vector=self._vectors.of(query),
             may_repeat=self.hedge and may_repeat(self.models),
         )

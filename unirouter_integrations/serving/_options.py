@@ -17,28 +17,42 @@ class CallOptions(NamedTuple):
     Attributes:
         cost_weight: lambda; None for that of the face, or else the router's.
         among: The names of the candidates; None for all. One alone is forced: no other model takes over.
+        max_error: Only candidates take part that are expected to err at most so much, if there are any; None for all.
+        max_cost: What the call may be expected to cost; None for what its face says.
     """
 
     cost_weight: float | None = None
     among: tuple[str, ...] | None = None
+    max_error: float | None = None
+    max_cost: float | None = None
 
     @classmethod
-    def of(cls, *, cost_weight: Any = None, among: Any = None, model: Any = None) -> CallOptions:
+    def of(
+        cls,
+        *,
+        cost_weight: Any = None,
+        among: Any = None,
+        model: Any = None,
+        max_error: Any = None,
+        max_cost: Any = None,
+    ) -> CallOptions:
         """Check the options that a user gave; `model` is the name of a forced model and comes before `among`.
 
         Raises:
             InvalidInputError: If one of them is out of range.
         """
         weight = None if cost_weight is None else number(cost_weight, "cost_weight")
+        error = None if max_error is None else number(max_error, "max_error", high=1)
+        cost = None if max_cost is None else number(max_cost, "max_cost", positive=True)
         if model is not None:
             among = [model]
         if among is None:
-            return cls(weight)
+            return cls(weight, None, error, cost)
         names = tuple(among) if isinstance(among, Iterable) and not isinstance(among, str) else ()
         if not (names and all(isinstance(name, str) for name in names)):
             msg = "among should be a list of one or more names of models, and model one name."
             raise InvalidInputError(msg)
-        return cls(weight, names)
+        return cls(weight, names, error, cost)
 
     @classmethod
     def from_prefixed(cls, given: Mapping[str, Any]) -> CallOptions:
@@ -55,4 +69,4 @@ class CallOptions(NamedTuple):
 
 
 _NONE = CallOptions()
-_NAMES = ("unirouter_among", "unirouter_cost_weight", "unirouter_model")
+_NAMES = tuple(f"{PREFIX}{name}" for name in ("among", "cost_weight", "max_cost", "max_error", "model"))

@@ -400,10 +400,11 @@ class Serving:
             vectors |= dict(zip(to_embed, embedded, strict=True))
         groups: dict[tuple[Any, ...], list[int]] = {}  # calls on the same terms are decided together
         for row in open_rows:
-            groups.setdefault((terms[row].among, terms[row].cost_weight, terms[row].surcharges), []).append(row)
-        for (among, weight, surcharges), rows in groups.items():
-            candidates = snapshot.among(among).with_surcharges(dict(surcharges))
-            found = candidates.route_many(vectors=[vectors[row] for row in rows], cost_weight=weight)
+            conditions = terms[row].among, terms[row].cost_weight, terms[row].surcharges, requests[row].max_error
+            groups.setdefault(conditions, []).append(row)
+        for (among, weight, surcharges, max_error), rows in groups.items():
+            candidates, known = snapshot.among(among).with_surcharges(dict(surcharges)), [vectors[row] for row in rows]
+            found = candidates.route_many(vectors=known, cost_weight=weight, max_error=max_error)
             decisions |= {row: _on(terms[row], decision) for row, decision in zip(rows, found, strict=True)}
         return [
             RoutedCall(
@@ -411,7 +412,7 @@ class Serving:
                 decisions[row],
                 models,
                 snapshot.with_surcharges(request.surcharges),
-                terms[row].reserve,
+                (*_above_max_error(decisions[row]), *terms[row].reserve),
                 records=records,
             )
             for row, request in enumerate(requests)
@@ -427,11 +428,10 @@ class Serving:
         reasons = incapabilities({name: self._capabilities(name, models[name]) for name in names}, request.needs)
         excluded = [Exclusion(name, "incapable", reason) for name, reason in reasons.items()]
         names = [name for name in names if name not in reasons]
-        if self.max_cost is not None:
+        limit = self._max_cost(request)
+        if limit is not None:
             costs = {name: snapshot.profiles[name].cost + request.surcharges.get(name, 0.0) for name in names}
-            above = {
-                name: f"its cost, {cost:.3g}, is above max_cost" for name, cost in costs.items() if cost > self.max_cost
-            }
+            above = {name: f"its cost, {cost:.3g}, is above max_cost" for name, cost in costs.items() if cost > limit}
             excluded += [Exclusion(name, "too_expensive", reason) for name, reason in above.items()]
             names, reasons = [name for name in names if name not in above], reasons | above
         if not names:
@@ -565,9 +565,10 @@ class Serving:
             return None
         if following.ends_at is not None and time.monotonic() >= following.ends_at:
             return None
+        limit = self._max_cost(following.request)
         while following is not None:
             decision = following.decision
-            if self.max_cost is not None and following.spent + decision.expected_cost > self.max_cost:
+            if limit is not None and following.spent + decision.expected_cost > limit:
                 skipped = Exclusion(decision.model, "too_expensive", "with the models before it, it is above max_cost")
             elif self.health.retry(decision.model):
                 return following
@@ -575,6 +576,9 @@ class Serving:
                 skipped = Exclusion(decision.model, "cooling_down", "it is cooling down, and the retry budget is spent")
             following = _rerouted(following, skipped)
         return None
+
+    def _max_cost(self, request: CallRequest) -> float | None:
+        return self.max_cost if request.max_cost is None else request.max_cost
 
     def _after_failure(
         self, routed: RoutedCall, tracked: TrackedCall, error: Exception, *, goes_on: bool = True
@@ -739,7 +743,12 @@ def _on(terms: _Terms, decision: RoutingDecision) -> RoutingDecision:
     """A decision with what the terms say beyond its candidates."""
     if terms.kept is not None:
         decision = decision.keeping(terms.kept)
-    return replace(decision, excluded=terms.excluded) if terms.excluded else decision
+    return replace(decision, excluded=(*terms.excluded, *decision.excluded)) if terms.excluded else decision
+
+
+def _above_max_error(decision: RoutingDecision) -> list[str]:
+    """Those that are asked only if all others fail."""
+    return [each.model for each in decision.excluded if each.kind == "error_too_high"]
 
 
 def _rerouted(routed: RoutedCall, exclusion: Exclusion, among: Sequence[str] | None = None) -> RoutedCall | None:

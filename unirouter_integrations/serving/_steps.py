@@ -72,6 +72,8 @@ class CallRequest:
         needs: What it needs of a model.
         cost_weight: lambda; None for that of the chat model, or else the router's.
         among: The models that may take it; None for all. One model alone is forced: no other takes over.
+        max_error: Only models take part that are expected to err at most so much, if there are any; None for all.
+        max_cost: What the call may be expected to cost, all models together; None for what the settings say.
         kept: The model that already works on the conversation. It goes on if it may and can; others only take over.
         is_in_tool_loop: Whether `kept` is in the middle of a loop of tool calls; then it goes on even if it cools down.
         noted: The decision about the same question as plain JSON, which spares the embedding if its model goes on.
@@ -86,6 +88,8 @@ class CallRequest:
     needs: Needs = field(default_factory=Needs)
     cost_weight: float | None = None
     among: Sequence[str] | None = None
+    max_error: float | None = None
+    max_cost: float | None = None
     kept: str | None = None
     is_in_tool_loop: bool = False
     noted: Mapping[str, Any] | None = None
@@ -103,7 +107,8 @@ class RoutedCall(NamedTuple):
         decision: Which model takes it.
         models: All models as they were when it was decided.
         snapshot: The router as it was then, with all models that may and can take the call.
-        reserve: Those that are cooling down, the first to be healthy first. They are tried when all others failed.
+        reserve: Those that are tried when all others failed: first those that are expected to err more than the call
+            allows, then those that are cooling down, the first to be healthy first.
         attempts: How many models were asked.
         spent: What they were expected to cost, in the unit of the profiles.
         ends_at: The deadline on the monotonic clock; None if there is none.
