@@ -99,7 +99,7 @@ def main() -> None:
         for message in result["messages"][1:]:
             calls = [f"calls {call['name']}({call['args']['number']})" for call in getattr(message, "tool_calls", [])]
             print(f"   {message.type:>4}: {', '.join(calls) or ' / '.join(message.text.splitlines())}")
-        why = result["unirouter_route"]
+        why = result["messages"][-1].response_metadata["unirouter"]
         keywords = ", ".join(router.clusters.keywords[why["cluster"]][:3])
         print(
             f"    why: {why['model']} for cluster {why['cluster']} ({keywords}): expected error "

@@ -126,6 +126,8 @@ def test_a_model_without_tools_is_left_out_with_the_reason(router: UniRouter) ->
     [
         ({"image_inputs": False}, {"type": "image", "url": "https://x/y.png"}, "it takes no image inputs"),
         ({"image_inputs": False}, {"type": "image_url", "image_url": {"url": "x"}}, "it takes no image inputs"),
+        ({"attachment": False}, {"type": "file", "base64": "AA==", "mime_type": "x"}, "it takes no pdf inputs"),
+        ({"attachment": False}, {"type": "image", "url": "https://x/y.png"}, "it takes no image inputs"),
         ({"pdf_inputs": False}, {"type": "file", "base64": "AA==", "mime_type": "x"}, "it takes no pdf inputs"),
         ({"audio_inputs": False}, {"type": "audio", "base64": "AA=="}, "it takes no audio inputs"),
         ({"max_input_tokens": 100}, {"type": "text", "text": "word " * 200}, "limited to 100 tokens"),
@@ -142,6 +144,14 @@ def test_input_a_model_cannot_take_goes_elsewhere(
     (excluded,) = noted["excluded"]
     assert (excluded["model"], excluded["kind"]) == ("abacus", "incapable")
     assert reason in excluded["reason"]
+
+
+def test_what_a_profile_states_counts_more_than_what_follows_from_it(router: UniRouter) -> None:
+    """A model without attachments may take images, and one of which nothing is known any input."""
+    image = [HumanMessage([{"type": "text", "text": "sum number i"}, {"type": "image", "url": "x"}])]
+    for profile in ({"attachment": False, "image_inputs": True}, {"attachment": True}, {}):
+        llm = ChatUniRouter(router=router, models=fakes(abacus=profile))
+        assert llm.invoke(image).response_metadata["unirouter"]["model"] == "abacus"
 
 
 def test_a_call_that_no_model_can_take_is_a_clear_error(router: UniRouter) -> None:

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from conftest import TOY_PROMPTS, toy_embed, toy_scores
@@ -396,3 +397,25 @@ async def test_blocks_are_not_gone_on_with(router: UniRouter) -> None:
         _ = llm.stream_events("poem", version="v3").output
     with pytest.raises(ConnectionError):
         await (await llm.astream_events("poem", version="v3"))
+
+
+async def test_the_run_id_of_a_caller_is_of_one_run(router: UniRouter) -> None:
+    """The model that takes over, after an error or a rejected answer, has another one, and says whose place it took."""
+    models = {name: ChatFake(model=name) for name in router.models}
+    models["abacus"] = ChatFake(model="abacus", error=TimeoutError())
+    failing = ChatUniRouter(router=router, models=models)
+    fine = {name: ChatFake(model=name) for name in router.models}
+    strict = ChatUniRouter(router=router, models=fine, escalate=lambda answer, example: "abacus" not in answer.text)
+    router.cost_weight = 0.2
+    for llm, question in ((failing, "a sum"), (strict, "a date")):
+        run_id = uuid4()
+        for call in (llm.invoke, llm.ainvoke):
+            with collect_runs() as runs:
+                answer = call(question, {"run_id": run_id})
+                if not isinstance(answer, AIMessage):
+                    answer = await answer
+            first, second = runs.traced_runs
+            assert (first.id == run_id, second.id == run_id) == (True, False)
+            assert (second.extra or {})["metadata"]["unirouter_run_id"] == str(run_id)
+            assert "unirouter_run_id" not in (first.extra or {})["metadata"]
+            assert answer.response_metadata["unirouter"]["model"] != "abacus"

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -31,15 +31,16 @@ from unirouter_integrations import InvalidInputError, NoModelError, UniRouter, a
 pytest.importorskip("langchain.agents")
 
 from langchain.agents import create_agent
-from langchain.agents.middleware import ModelFallbackMiddleware, wrap_model_call
+from langchain.agents.middleware import ModelFallbackMiddleware, SummarizationMiddleware, wrap_model_call
 from langchain.agents.structured_output import ToolStrategy
 from langgraph.checkpoint.memory import InMemorySaver
 
+from unirouter_integrations.grading import Price
 from unirouter_integrations.langchain import UniRouterFeedback, UniRouterMiddleware
+from unirouter_integrations.serving import ModelRegistry
 from unirouter_integrations.testing import ChatFake
 
 USAGE: Any = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
-MODES: list[Literal["run", "call"]] = ["run", "call"]
 
 
 class Agentic(BaseChatModel):
@@ -106,7 +107,7 @@ def models(router: UniRouter) -> dict[str, Agentic]:
 
 def agent_of(router: UniRouter, models: Any, *, tools: Any = (), after: Any = (), **settings: Any) -> Any:
     """An agent whose own model always fails: whatever is answered was routed."""
-    own = {key: settings.pop(key) for key in ("cost_weight", "route_on", "fallback") if key in settings}
+    own = {key: settings.pop(key) for key in ("cost_weight", "sticky", "judged_by", "fallback") if key in settings}
     never = Agentic(model_name="never", error=AssertionError("the agent's own model was called"))
     middleware: Any = [UniRouterMiddleware(router, models, **own), *after]
     return create_agent(never, list(tools), middleware=middleware, **settings)
@@ -121,21 +122,27 @@ def without_id(route: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in route.items() if key != "id"}
 
 
+def decision(result: dict[str, Any]) -> dict[str, Any]:
+    """The decision on the last answer."""
+    said = [message for message in result["messages"] if isinstance(message, AIMessage)]
+    noted: dict[str, Any] = said[-1].response_metadata["unirouter"]
+    return noted
+
+
 def answers(result: dict[str, Any]) -> list[str]:
     return [message.text for message in result["messages"] if isinstance(message, AIMessage)]
 
 
-@pytest.mark.parametrize("route_on", MODES)
-async def test_each_question_goes_to_its_model_and_the_decision_is_in_the_result(
-    router: UniRouter, models: dict[str, Agentic], route_on: str
+async def test_each_question_goes_to_its_model_and_the_decision_is_on_its_answers(
+    router: UniRouter, models: dict[str, Agentic]
 ) -> None:
     """Sync and async, with the whole loop of tool calls; the decision is that of the router, as plain JSON."""
-    agent = agent_of(router, models, tools=[look], route_on=route_on)
+    agent = agent_of(router, models, tools=[look])
     for question, name in (("a sum", "abacus"), ("a poem", "poet"), ("a date", "oracle")):
         for result in (agent.invoke(asked(question)), await agent.ainvoke(asked(question))):
             assert answers(result) == [f"{name} {question}", f"{name} seen"]
-            assert without_id(result["unirouter_route"]) == without_id(router.route(question).as_dict())
-            assert json.loads(json.dumps(result["unirouter_route"])) == result["unirouter_route"]
+            assert without_id(decision(result)) == without_id(router.route(question).as_dict())
+            assert json.loads(json.dumps(decision(result))) == decision(result)
 
 
 async def test_the_async_agent_awaits_the_embedder(models: dict[str, Agentic]) -> None:
@@ -158,9 +165,8 @@ async def test_the_async_agent_awaits_the_embedder(models: dict[str, Agentic]) -
     awaiting = UniRouter.fit(TOY_PROMPTS, embedder=embedder, n_clusters=3)
     awaiting.register(awaiting.profile("poet", TOY_PROMPTS, toy_scores("sum", "date"), cost=2))
     embedder.blocking = False
-    for route_on in MODES:
-        agent = agent_of(awaiting, {"poet": models["poet"]}, route_on=route_on)
-        assert answers(await agent.ainvoke(asked("a poem"))) == ["poet a poem"]
+    agent = agent_of(awaiting, {"poet": models["poet"]})
+    assert answers(await agent.ainvoke(asked("a poem"))) == ["poet a poem"]
 
 
 def test_the_model_itself_is_called(router: UniRouter) -> None:
@@ -170,8 +176,7 @@ def test_the_model_itself_is_called(router: UniRouter) -> None:
     assert [*answers(agent.invoke(asked("a poem"))), *answers(agent.invoke(asked("a poem")))] == ["first", "second"]
 
 
-@pytest.mark.parametrize("route_on", MODES)
-def test_a_question_is_embedded_once(models: dict[str, Agentic], route_on: str) -> None:
+def test_a_question_is_embedded_once(models: dict[str, Agentic]) -> None:
     """However many calls it takes."""
     embedded: list[str] = []
 
@@ -182,14 +187,11 @@ def test_a_question_is_embedded_once(models: dict[str, Agentic], route_on: str) 
     counted = UniRouter.fit(TOY_PROMPTS, embedder=embed, n_clusters=3)
     counted.register(counted.profile("poet", TOY_PROMPTS, toy_scores("sum", "date"), cost=2))
     embedded.clear()
-    agent_of(counted, {"poet": models["poet"]}, tools=[look], route_on=route_on).invoke(asked("a poem"))
+    agent_of(counted, {"poet": models["poet"]}, tools=[look]).invoke(asked("a poem"))
     assert embedded == ["a poem"]
 
 
-@pytest.mark.parametrize("route_on", MODES)
-def test_a_loop_of_tool_calls_stays_with_its_model(
-    router: UniRouter, models: dict[str, Agentic], route_on: str
-) -> None:
+def test_a_loop_of_tool_calls_stays_with_its_model(router: UniRouter, models: dict[str, Agentic]) -> None:
     """Even if a better one joins on the way, which takes the next question."""
 
     @tool
@@ -199,15 +201,14 @@ def test_a_loop_of_tool_calls_stays_with_its_model(
         router.register(router.profile("calendar", TOY_PROMPTS, toy_scores(), cost=0))
         return "joined"
 
-    agent = agent_of(router, models, tools=[recruit], route_on=route_on)
+    agent = agent_of(router, models, tools=[recruit])
     assert answers(agent.invoke(asked("a date"))) == ["oracle a date", "oracle joined"]
     assert answers(agent.invoke(asked("a date"))) == ["calendar a date", "calendar joined"]
 
 
-@pytest.mark.parametrize("route_on", MODES)
 @pytest.mark.parametrize("leave", ["router", "models"])
 async def test_a_model_that_leaves_in_the_loop_is_replaced(
-    router: UniRouter, models: dict[str, Agentic], route_on: str, leave: str
+    router: UniRouter, models: dict[str, Agentic], leave: str
 ) -> None:
     """The question is decided anew among those that are left, and the state says so."""
 
@@ -220,30 +221,29 @@ async def test_a_model_that_leaves_in_the_loop_is_replaced(
             del models["poet"]
         return "gone"
 
-    agent = agent_of(router, models, tools=[dismiss], route_on=route_on)
+    agent = agent_of(router, models, tools=[dismiss])
     result = agent.invoke(asked("a poem"))
     assert answers(result) == ["poet a poem", "oracle gone"]
-    assert result["unirouter_route"]["model"] == "oracle"
+    assert decision(result)["model"] == "oracle"
     models["poet"] = Agentic(model_name="poet")
     router.register(router.profile("poet", TOY_PROMPTS, toy_scores("sum", "date"), cost=2))
     assert answers(await agent.ainvoke(asked("a poem"))) == ["poet a poem", "oracle gone"]
 
 
-@pytest.mark.parametrize("route_on", MODES)
 async def test_a_thread_is_decided_anew_for_each_human_message(
-    router: UniRouter, models: dict[str, Agentic], route_on: str, caplog: pytest.LogCaptureFixture
+    router: UniRouter, models: dict[str, Agentic], caplog: pytest.LogCaptureFixture
 ) -> None:
     """And comes through a checkpointer without a warning, being plain JSON."""
-    agent = agent_of(router, models, tools=[look], route_on=route_on, checkpointer=InMemorySaver())
+    agent = agent_of(router, models, tools=[look], checkpointer=InMemorySaver())
     config: Any = {"configurable": {"thread_id": "1"}}
     with caplog.at_level(logging.WARNING):
         agent.invoke(asked("a sum"), config)
-        route = agent.get_state(config).values["unirouter_route"]
+        route = decision(agent.get_state(config).values)
         assert without_id(route) == without_id(router.route("a sum").as_dict())
         result = await agent.ainvoke(asked("a poem"), config)
     assert answers(result) == ["abacus a sum", "abacus seen", "poet a poem", "poet seen"]
-    assert without_id(result["unirouter_route"]) == without_id(router.route("a poem").as_dict())
-    assert result["unirouter_route"]["id"] != route["id"]
+    assert without_id(decision(result)) == without_id(router.route("a poem").as_dict())
+    assert decision(result)["id"] != route["id"]
     assert caplog.records == []
 
 
@@ -261,7 +261,7 @@ def test_a_response_format_is_a_need(router: UniRouter, models: dict[str, Agenti
 
 async def test_a_thread_may_keep_the_model_it_began_with(router: UniRouter, models: dict[str, Agentic]) -> None:
     """Whatever is asked next, and in that thread alone; another model takes over only if it leaves."""
-    agent = agent_of(router, models, route_on="thread", checkpointer=InMemorySaver())
+    agent = agent_of(router, models, sticky="thread", checkpointer=InMemorySaver())
     config: Any = {"configurable": {"thread_id": "1"}}
     agent.invoke(asked("a sum"), config)
     assert answers(await agent.ainvoke(asked("a poem"), config))[-1] == "abacus a poem"
@@ -270,14 +270,9 @@ async def test_a_thread_may_keep_the_model_it_began_with(router: UniRouter, mode
     assert answers(agent.invoke(asked("a poem"), config))[-1] == "poet a poem"
 
 
-@pytest.mark.parametrize("route_on", MODES)
-def test_a_run_that_continues_a_loop_stays_with_its_model(
-    router: UniRouter, models: dict[str, Agentic], route_on: str
-) -> None:
+def test_a_run_that_continues_a_loop_stays_with_its_model(router: UniRouter, models: dict[str, Agentic]) -> None:
     """Resumed after an interrupt, or started with the result of a tool that ran elsewhere."""
-    agent = agent_of(
-        router, models, tools=[look], route_on=route_on, checkpointer=InMemorySaver(), interrupt_before=["tools"]
-    )
+    agent = agent_of(router, models, tools=[look], checkpointer=InMemorySaver(), interrupt_before=["tools"])
     config: Any = {"configurable": {"thread_id": "1"}}
     elsewhere: Any = {"configurable": {"thread_id": "2"}}
     agent.invoke(asked("a date"), config)
@@ -289,22 +284,16 @@ def test_a_run_that_continues_a_loop_stays_with_its_model(
     assert answers(agent.invoke(seen, elsewhere))[-1] == "oracle seen elsewhere"
 
 
-def test_messages_added_on_the_way_count_when_routing_on_calls(router: UniRouter, models: dict[str, Agentic]) -> None:
-    """A human message between two calls is a new question; routing on runs does not look."""
-    for route_on, last in (("run", "abacus a poem"), ("call", "poet a poem")):
-        agent = agent_of(
-            router, models, tools=[look], route_on=route_on, checkpointer=InMemorySaver(), interrupt_after=["tools"]
-        )
-        config: Any = {"configurable": {"thread_id": "1"}}
-        agent.invoke(asked("a sum"), config)
-        agent.update_state(config, asked("a poem"), as_node="tools")
-        assert answers(agent.invoke(None, config)) == ["abacus a sum", last]
+def test_messages_added_on_the_way_count(router: UniRouter, models: dict[str, Agentic]) -> None:
+    """A human message between two calls of a run is a new question."""
+    agent = agent_of(router, models, tools=[look], checkpointer=InMemorySaver(), interrupt_after=["tools"])
+    config: Any = {"configurable": {"thread_id": "1"}}
+    agent.invoke(asked("a sum"), config)
+    agent.update_state(config, asked("a poem"), as_node="tools")
+    assert answers(agent.invoke(None, config)) == ["abacus a sum", "poet a poem"]
 
 
-@pytest.mark.parametrize("route_on", MODES)
-def test_the_context_of_a_run_may_bring_its_own_cost_weight(
-    router: UniRouter, models: dict[str, Agentic], route_on: str
-) -> None:
+def test_the_context_of_a_run_may_bring_its_own_cost_weight(router: UniRouter, models: dict[str, Agentic]) -> None:
     """As attribute or key; before the middleware's, and that before the router's."""
 
     @dataclass
@@ -312,14 +301,14 @@ def test_the_context_of_a_run_may_bring_its_own_cost_weight(
         unirouter_cost_weight: float | None = None
         user: str = "me"
 
-    agent = agent_of(router, models, route_on=route_on, cost_weight=0, context_schema=Context)
+    agent = agent_of(router, models, cost_weight=0, context_schema=Context)
     router.cost_weight = 5
     for context, name in ((Context(), "oracle"), (Context(5), "abacus")):
         result = agent.invoke(asked("a date"), context=context)
-        assert result["unirouter_route"]["model"] == name
-    follows = agent_of(router, models, route_on=route_on)
-    assert follows.invoke(asked("a date"))["unirouter_route"]["cost_weight"] == 5
-    assert follows.invoke(asked("a date"), context={"unirouter_cost_weight": 2})["unirouter_route"]["cost_weight"] == 2
+        assert decision(result)["model"] == name
+    follows = agent_of(router, models)
+    assert decision(follows.invoke(asked("a date")))["cost_weight"] == 5
+    assert decision(follows.invoke(asked("a date"), context={"unirouter_cost_weight": 2}))["cost_weight"] == 2
     with pytest.raises(InvalidInputError, match="cost_weight should be a number of at least 0, but is -1"):
         agent.invoke(asked("a date"), context=Context(-1))
 
@@ -338,16 +327,15 @@ def test_a_run_may_have_options_in_any_kind_of_context(router: UniRouter, models
     agent = agent_of(router, models)
     config = {"configurable": {"unirouter_model": "abacus"}}
     for context, name in ((Slots(), "abacus"), (Pydantic(), "abacus"), ({}, "abacus"), (None, "abacus")):
-        assert agent.invoke(asked("a poem"), config, context=context)["unirouter_route"]["model"] == name
-    assert agent.invoke(asked("a poem"), context=Slots(["oracle", "abacus"]))["unirouter_route"]["model"] == "oracle"
+        assert decision(agent.invoke(asked("a poem"), config, context=context))["model"] == name
+    assert decision(agent.invoke(asked("a poem"), context=Slots(["oracle", "abacus"])))["model"] == "oracle"
     both = agent.invoke(asked("a poem"), config, context=Pydantic(unirouter_model="oracle"))
-    assert both["unirouter_route"]["model"] == "oracle"
+    assert decision(both)["model"] == "oracle"
     with pytest.raises(InvalidInputError, match=r"no 'unirouter_cost_wieght'.* Did you mean 'unirouter_cost_weight'"):
         agent.invoke(asked("a poem"), context={"unirouter_cost_wieght": 1})
 
 
-@pytest.mark.parametrize("route_on", [*MODES, "thread"])
-def test_the_calls_of_a_run_share_one_decision(blended: UniRouter, route_on: str) -> None:
+def test_the_calls_of_a_run_share_one_decision(blended: UniRouter) -> None:
     """Where clusters overlap, too: the state and every trace have the same numbers, and it is counted once."""
     vectors = blended_vectors(3, 4)
 
@@ -363,18 +351,15 @@ def test_the_calls_of_a_run_share_one_decision(blended: UniRouter, route_on: str
             noted = {key.removeprefix("unirouter_"): value for key, value in metadata.items() if "unirouter" in key}
             started.append(noted)
 
-    agent = agent_of(router, {name: ChatFake(model=name) for name in router.models}, tools=[look], route_on=route_on)
+    agent = agent_of(router, {name: ChatFake(model=name) for name in router.models}, tools=[look])
     feedback, run_id = UniRouterFeedback(router), uuid4()
     result = agent.invoke(asked("what is 1 + 1"), {"callbacks": [Watch(), feedback], "run_id": run_id})
-    assert started == [result["unirouter_route"]] * 2
+    assert started == [decision(result)] * 2
     assert router.stats().decisions == 1
     assert feedback.observe(run_id, 1) == 1
 
 
-@pytest.mark.parametrize("route_on", [*MODES, "thread"])
-async def test_a_model_that_fails_in_the_loop_is_replaced(
-    router: UniRouter, models: dict[str, Agentic], route_on: str
-) -> None:
+async def test_a_model_that_fails_in_the_loop_is_replaced(router: UniRouter, models: dict[str, Agentic]) -> None:
     """By the next best one, which goes on and is in the state; the next question is free again."""
 
     @tool
@@ -383,12 +368,12 @@ async def test_a_model_that_fails_in_the_loop_is_replaced(
         models["poet"].error = TimeoutError("too slow")
         return "broken"
 
-    agent = agent_of(router, models, tools=[break_down], route_on=route_on)
+    agent = agent_of(router, models, tools=[break_down])
     for _ in range(2):
         result = await agent.ainvoke(asked("a poem"))
         models["poet"].error = None
         assert answers(result) == ["poet a poem", "oracle broken"]
-        route = result["unirouter_route"]
+        route = decision(result)
         assert route["model"] == "oracle"
         assert route["excluded"] == [{"model": "poet", "kind": "failed", "reason": "it failed with TimeoutError"}]
 
@@ -397,17 +382,17 @@ async def test_a_thread_decides_each_question_and_keeps_its_model(
     router: UniRouter, models: dict[str, Agentic]
 ) -> None:
     """So the decision is about the question that is answered, also by another model; it needs no embedding for it."""
-    agent = agent_of(router, models, route_on="thread", checkpointer=InMemorySaver(), tools=[look])
+    agent = agent_of(router, models, sticky="thread", checkpointer=InMemorySaver(), tools=[look])
     config: Any = {"configurable": {"thread_id": "1"}}
-    first = agent.invoke(asked("a sum"), config)["unirouter_route"]
-    second = (await agent.ainvoke(asked("a poem"), config))["unirouter_route"]
+    first = decision(agent.invoke(asked("a sum"), config))
+    second = decision(await agent.ainvoke(asked("a poem"), config))
     poem = router.route("a poem")
     assert (first["model"], first["basis"]) == ("abacus", "best")
     assert (second["model"], second["basis"], second["cluster"]) == ("abacus", "kept", poem.cluster)
     assert second["expected_error"] == pytest.approx(1)
     models["abacus"].error = TimeoutError("too slow")
     third = agent.invoke(asked("another poem"), config)
-    assert (answers(third)[-1], third["unirouter_route"]["model"]) == ("poet seen", "poet")
+    assert (answers(third)[-1], decision(third)["model"]) == ("poet seen", "poet")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(router.clusters), "embed", lambda *_: 1 / 0)
         fourth = agent.invoke(asked("one more poem"), config)
@@ -444,6 +429,18 @@ async def test_without_fallback_an_error_passes_through_and_a_fallback_listed_af
     assert len(models["poet"].sent) == 2
 
 
+async def test_an_answer_of_somebody_else_has_no_decision(router: UniRouter, models: dict[str, Agentic]) -> None:
+    """So nobody takes it for the model's that failed, and no feedback is credited to that."""
+    models["poet"].error = TimeoutError("too slow")
+    agent = agent_of(router, models, fallback=False, after=[ModelFallbackMiddleware(Agentic(model_name="spare"))])
+    feedback, run_id = UniRouterFeedback(router), uuid4()
+    config = {"callbacks": [feedback], "run_id": run_id}
+    for result in (agent.invoke(asked("a poem"), config), await agent.ainvoke(asked("a poem"))):
+        assert answers(result) == ["spare a poem"]
+        assert "unirouter" not in result["messages"][-1].response_metadata
+    assert feedback.observe(run_id, 1) == 0
+
+
 async def test_the_trace_of_each_model_run_carries_the_decision(router: UniRouter, models: dict[str, Agentic]) -> None:
     """As metadata and tag, beside the model's own and the caller's; tokens are counted once."""
     models["poet"].metadata, models["poet"].tags = {"team": "verse"}, ["mine"]
@@ -454,16 +451,15 @@ async def test_the_trace_of_each_model_run_carries_the_decision(router: UniRoute
             started.append((tags, metadata))
 
     config = {"callbacks": [counter, Watch()], "tags": ["yours"], "metadata": {"user": "me"}}
-    for route_on in MODES:
-        agent = agent_of(router, models, tools=[look], route_on=route_on)
-        agent.invoke(asked("a poem"), config)
-        await agent.ainvoke(asked("a poem"), config)
-    assert len(started) == 8
+    agent = agent_of(router, models, tools=[look])
+    agent.invoke(asked("a poem"), config)
+    await agent.ainvoke(asked("a poem"), config)
+    assert len(started) == 4
     for tags, metadata in started:
         assert {"mine", "yours", "unirouter"} <= set(tags)
         assert {"team": "verse", "user": "me", "unirouter_model": "poet"}.items() <= metadata.items()
         assert metadata["unirouter_expected_cost"] == 2
-    assert {name: usage["total_tokens"] for name, usage in counter.usage_metadata.items()} == {"poet": 120}
+    assert {name: usage["total_tokens"] for name, usage in counter.usage_metadata.items()} == {"poet": 60}
 
 
 async def test_a_stream_of_messages_has_each_token_once(router: UniRouter, models: dict[str, Agentic]) -> None:
@@ -499,7 +495,7 @@ def test_models_may_come_and_go_while_an_agent_is_in_use(router: UniRouter, mode
         stop.set()
         changing.join()
         sys.setswitchinterval(switch)
-    assert all(answers(result) == [f"{result['unirouter_route']['model']} a date"] for result in results)
+    assert all(answers(result) == [f"{decision(result)['model']} a date"] for result in results)
 
 
 THOUGHTFUL = AIMessage(
@@ -588,11 +584,11 @@ def test_names_of_models_are_made_into_models_once(
         ({"models": {}}, "models is empty; give at least one model"),
         ({"models": ["poet"]}, "models should be a dict from names to models, or a ModelRegistry, not list"),
         ({"models": {"gpt": Agentic(model_name="gpt")}}, r"no profile of 'gpt'; it has \['abacus', 'oracle', 'poet'\]"),
-        ({"models": {"poet": 5}}, "The model 'poet' should be a bare chat model.*not int"),
-        ({"models": {"poet": Agentic(model_name="x").bind(a=1)}}, "'poet' should be a bare chat model.*binds tools"),
+        ({"models": {"poet": 5}}, "The model 'poet' should be a LangChain chat model.*not int"),
         ({"cost_weight": -1}, "cost_weight should be a number of at least 0, but is -1"),
         ({"cost_weight": "cheap"}, "cost_weight should be a number of at least 0, but is 'cheap'"),
-        ({"route_on": "turn"}, "route_on should be one of 'run', 'call', 'thread', but is 'turn'"),
+        ({"sticky": "turn"}, "sticky should be one of 'tools', 'thread', 'cache', but is 'turn'"),
+        ({"sticky": "cache"}, "sticky=\"cache\" needs the price of 'abacus'"),
         (
             {"fallback": "refusal"},
             "fallback, if it is no .* one of True, False, 'refusals', .* Did you mean 'refusals'",
@@ -642,8 +638,8 @@ def test_a_model_that_cannot_take_the_call_is_left_out(router: UniRouter) -> Non
     models["abacus"] = ChatFake(model="abacus", profile={"image_inputs": False, "tool_calling": False})
     image = HumanMessage([{"type": "text", "text": "sum number i"}, {"type": "image", "url": "x"}])
     plain = create_agent(models["oracle"], middleware=[UniRouterMiddleware(router, models)])
-    assert plain.invoke({"messages": [HumanMessage("sum number i")]})["unirouter_route"]["model"] == "abacus"
-    route = plain.invoke({"messages": [image]})["unirouter_route"]
+    assert decision(plain.invoke({"messages": [HumanMessage("sum number i")]}))["model"] == "abacus"
+    route = decision(plain.invoke({"messages": [image]}))
     no_images = {"model": "abacus", "kind": "incapable", "reason": "it takes no image inputs"}
     assert (route["model"], route["excluded"]) == ("oracle", [no_images])
 
@@ -653,6 +649,87 @@ def test_a_model_that_cannot_take_the_call_is_left_out(router: UniRouter) -> Non
 
     armed = create_agent(models["oracle"], [multiply], middleware=[UniRouterMiddleware(router, models)])
     state = armed.invoke({"messages": [HumanMessage("sum number 6 7")]})
-    assert (state["unirouter_route"]["model"], state["messages"][-2].text) == ("oracle", "42")
+    assert (decision(state)["model"], state["messages"][-2].text) == ("oracle", "42")
     no_tools = {"model": "abacus", "kind": "incapable", "reason": "it takes no tools"}
-    assert state["unirouter_route"]["excluded"] == [no_tools]
+    assert decision(state)["excluded"] == [no_tools]
+
+
+def test_agents_within_agents_keep_their_own_models(router: UniRouter, models: dict[str, Agentic]) -> None:
+    """One middleware for the agent and for those that its tools start, two of them at once: each has its question."""
+    routed = UniRouterMiddleware(router, models)
+    inner: Any = create_agent(models["oracle"], [look], middleware=[routed])
+
+    @tool
+    def delegate() -> str:
+        """Have others work on it."""
+        both = inner.batch([asked("a sum"), asked("a date")])
+        return " and ".join(answers(result)[-1] for result in both)
+
+    outer: Any = create_agent(models["oracle"], [delegate], middleware=[routed])
+    result = outer.invoke(asked("a poem"))
+    assert answers(result) == ["poet a poem", "poet abacus seen and oracle seen"]
+    assert decision(result)["model"] == "poet"
+
+
+def test_a_graph_with_agents_as_nodes_side_by_side(router: UniRouter, models: dict[str, Agentic]) -> None:
+    """They share their state, and nothing in it collides."""
+    from langgraph.graph import MessagesState, StateGraph
+
+    graph: Any = StateGraph(MessagesState)
+    for name in ("first", "second"):
+        graph.add_node(name, agent_of(router, models))
+        graph.set_entry_point(name)
+    result = graph.compile().invoke(asked("a poem"))
+    assert answers(result) == ["poet a poem"] * 2
+    assert [*result] == ["messages"]
+
+
+def test_summaries_come_before_the_decision(router: UniRouter) -> None:
+    """A thread that has grown too long for a model is first made shorter by what is there for it."""
+    models: dict[str, BaseChatModel] = {name: ChatFake(model=name) for name in router.models}
+    models["poet"] = ChatFake(model="poet", profile={"max_input_tokens": 100})
+    summary = SummarizationMiddleware(ChatFake(replies=["they talked"]), trigger=("messages", 3), keep=("messages", 1))
+    agent = agent_of(router, models, after=[summary])
+    long = [HumanMessage("a sum " * 200), AIMessage("42 " * 200), HumanMessage("a poem")]
+    result = agent.invoke({"messages": long})
+    assert decision(result)["model"] == "poet"
+    assert "excluded" not in decision(result)
+
+
+def test_what_an_agent_is_judged_by_can_be_chosen(router: UniRouter, models: dict[str, Agentic]) -> None:
+    """As for a chat model, the agent's own system prompt included."""
+    agent = agent_of(router, models, judged_by="system_and_last_human", system_prompt="poem poem poem poem")
+    assert decision(agent.invoke(asked("go on")))["model"] == "poet"
+    agent = agent_of(router, models, judged_by=lambda messages: messages[0].text, system_prompt="date")
+    assert decision(agent.invoke(asked("a sum")))["model"] == "oracle"
+
+
+def test_a_conversation_of_an_agent_moves_only_for_more_than_the_lost_cache(router: UniRouter) -> None:
+    """With the prices of a registry."""
+    prices = {name: Price(5, 20, cached_input=0.5) for name in router.models}
+    registry = ModelRegistry({name: ChatFake(model=name) for name in router.models}, prices=prices)
+    agent = agent_of(router, registry, sticky="cache", cost_weight=0.02)
+    read: Any = {"input_tokens": 90_000, "output_tokens": 0, "total_tokens": 90_000}
+    said = AIMessage("42", usage_metadata=read, response_metadata={"unirouter": {"model": "abacus"}})
+    history = [HumanMessage("a sum"), said, HumanMessage("a poem")]
+    assert decision(agent.invoke({"messages": history}))["model"] == "abacus"
+    assert decision(agent.invoke({"messages": history[2:]}))["model"] == "poet"
+
+
+def test_what_others_add_to_the_messages_is_kept(router: UniRouter, models: dict[str, Agentic]) -> None:
+    """The list that is sent is the agent's own, unless something in it has to be changed."""
+    lists = []
+
+    @wrap_model_call
+    def outer(request: Any, handler: Callable[[Any], Any]) -> Any:
+        lists.append(request.messages)
+        return handler(request)
+
+    @wrap_model_call
+    def inner(request: Any, handler: Callable[[Any], Any]) -> Any:
+        lists.append(request.messages)
+        return handler(request)
+
+    agent: Any = create_agent(models["poet"], middleware=[outer, UniRouterMiddleware(router, models), inner])
+    agent.invoke(asked("a poem"))
+    assert lists[0] is lists[1]

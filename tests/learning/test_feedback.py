@@ -162,3 +162,26 @@ def test_models_left_out_for_what_they_lack_keep_their_credit(router: UniRouter)
     assert answers["plain"].response_metadata["unirouter"]["model"] == "poet"
     assert [each["model"] for each in answers["tools"].response_metadata["unirouter"]["excluded"]] == ["poet"]
     assert feedback.observe(run_id, 1) == 2
+
+
+async def test_a_run_id_of_the_caller_finds_the_decision_of_the_model_that_took_over(router: UniRouter) -> None:
+    """Whose run has an id of its own: called by itself, in a chain, streamed."""
+    models = {name: ChatFake(model=name) for name in router.models}
+    models["abacus"] = ChatFake(model="abacus", error=TimeoutError())
+    llm, feedback = ChatUniRouter(router=router, models=models), UniRouterFeedback(router)
+    ids = [uuid4() for _ in range(4)]
+    configs = [RunnableConfig(run_id=run_id, callbacks=[feedback]) for run_id in ids]
+    llm.invoke("sum 3", configs[0])
+    await llm.ainvoke("sum 3", configs[1])
+    list(llm.stream("sum 3", configs[2]))
+    chain_of(llm).invoke({"kind": "sum"}, configs[3])
+    assert [feedback.observe(run_id, 1) for run_id in ids] == [1] * 4
+    assert all(decision["model"] != "abacus" for run_id in ids for decision in feedback._decisions[run_id])
+
+
+def test_equal_decisions_of_different_prompts_count_each(router: UniRouter, llm: ChatUniRouter) -> None:
+    """In a fan-out three prompts of one kind are three observations."""
+    feedback, run_id = UniRouterFeedback(router), uuid4()
+    fan_out: Runnable[str, Any] = RunnableLambda(lambda _: llm.batch(["sum 1", "sum 2", "sum 3"]))
+    fan_out.invoke("", RunnableConfig(run_id=run_id, callbacks=[feedback]))
+    assert feedback.observe(run_id, 1) == 3

@@ -124,14 +124,7 @@ class ChatFace(LangChainFace):
 class AgentFace(LangChainFace):
     """`UniRouterMiddleware` in an agent, which may bring its options in its context."""
 
-    ways: tuple[str, ...] = (
-        "invoke",
-        "ainvoke",
-        "stream",
-        "astream",
-        "invoke with a context",
-        "ainvoke, routing on calls",
-    )
+    ways: tuple[str, ...] = ("invoke", "ainvoke", "stream", "astream", "invoke with a context")
     streams: tuple[str, ...] = ("stream", "astream")
 
     def make(self, router: UniRouter, models: Any, **settings: Any) -> Any:
@@ -139,31 +132,27 @@ class AgentFace(LangChainFace):
         from unirouter_integrations.langchain import UniRouterMiddleware
 
         never = ChatFake(model="never", error=AssertionError("the agent's own model was called"))
-        both = [UniRouterMiddleware(router, models, route_on=each, **settings) for each in ("run", "call")]
-        return [agents.create_agent(never, middleware=[each]) for each in both]
+        return agents.create_agent(never, middleware=[UniRouterMiddleware(router, models, **settings)])
 
     async def ask(self, face: Any, way: str, question: str, **options: Any) -> tuple[str, Mapping[str, Any]]:
         config, asked = self.config(options), {"messages": [HumanMessage(question)]}
-        on_runs, on_calls = face
         if way.endswith("stream"):
             parts = (
-                list(on_runs.stream(asked, config, stream_mode="messages"))
+                list(face.stream(asked, config, stream_mode="messages"))
                 if way == "stream"
-                else [part async for part in on_runs.astream(asked, config, stream_mode="messages")]
+                else [part async for part in face.astream(asked, config, stream_mode="messages")]
             )
             noted = {key.removeprefix("unirouter_"): value for key, value in parts[0][1].items()}
             return "".join(chunk.text for chunk, _ in parts), noted
         match way:
             case "invoke":
-                result = on_runs.invoke(asked, config)
+                result = face.invoke(asked, config)
             case "ainvoke":
-                result = await on_runs.ainvoke(asked, config)
-            case "invoke with a context":
-                result = on_runs.invoke(asked, context=config["configurable"])
+                result = await face.ainvoke(asked, config)
             case _:
-                result = await on_calls.ainvoke(asked, config)
+                result = face.invoke(asked, context=config["configurable"])
         answers = [message for message in result["messages"] if isinstance(message, AIMessage)]
-        return answers[-1].text, result["unirouter_route"]
+        return answers[-1].text, answers[-1].response_metadata["unirouter"]
 
 
 FACES: dict[str, Face] = {"ChatUniRouter": ChatFace(), "UniRouterMiddleware": AgentFace()}

@@ -112,7 +112,9 @@ def faces(router: UniRouter, chat_model: BaseChatModel, llm: LLM, retriever: Any
     chat = ChatUniRouter(router=router, models=registry, fallback="refusals", sticky="thread", default="mini")
     chat.register("haiku", chat_model, router.profile("haiku", ["a"], [1], cost=1), price=Price(1, 2))
     middleware: UniRouterMiddleware[None, Any] = UniRouterMiddleware(router, registry, escalate=grade)
-    UniRouterMiddleware(router, registry, route_on="turn")  # type: ignore[arg-type]
+    UniRouterMiddleware(router, registry, sticky="cache", judged_by=lambda messages: messages[-1].text)
+    UniRouterMiddleware(router, registry, sticky="turn")  # type: ignore[arg-type]
+    chat.bind_tools([grade], tool_choice="any", parallel_tool_calls=False, strict=True)
     UniRouterFeedback(router, max_runs=10).observe("0" * 32, 1.0)
     UniRouterLLM(router=router, models={"mini": llm}, cost_weight=0.1)
     engine = UniRouterQueryEngine(router=router, models={"mini": llm}, retriever=retriever, escalate="confidence")

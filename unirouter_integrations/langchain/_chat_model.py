@@ -9,7 +9,6 @@ from collections.abc import (
     AsyncGenerator,
     AsyncIterator,
     Callable,
-    Iterable,
     Iterator,
     Mapping,
     MutableMapping,
@@ -17,7 +16,7 @@ from collections.abc import (
 )
 from contextlib import AbstractContextManager, aclosing
 from dataclasses import replace
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
+from typing import Annotated, Any, NamedTuple, TypeVar, cast
 
 from langchain_core.callbacks import CallbackManagerForLLMRun, Callbacks
 from langchain_core.language_models import LanguageModelInput
@@ -35,26 +34,32 @@ from unirouter_integrations._router import UniRouter
 from unirouter_integrations.core import LLMProfile, RoutingDecision
 from unirouter_integrations.errors import InvalidInputError, NoModelError
 from unirouter_integrations.grading import Price
-from unirouter_integrations.langchain._capabilities import capabilities_of, joint_profile, needs_of
+from unirouter_integrations.langchain._capabilities import (
+    bare_model,
+    capabilities_of,
+    joint_profile,
+    server_tools_in,
+)
 from unirouter_integrations.langchain._events import (
     Event,
     aevents_stream,
     describe_event,
     events_stream,
     noted_event,
+    usage_in_event,
 )
 from unirouter_integrations.langchain._messages import (
     JudgedBy,
     describe,
-    in_tool_loop,
     is_empty,
     is_refusal,
-    judged_text,
-    last_model,
+    usage_in,
 )
-from unirouter_integrations.langchain._models import Model, as_chat_model, binds_tools, traced
-from unirouter_integrations.langchain._prompt_cache import history_costs
-from unirouter_integrations.langchain._shown import Shown, is_seen
+from unirouter_integrations.langchain._models import Model, as_chat_model, changed, traced
+from unirouter_integrations.langchain._prompt_cache import NO_PRICE, prices_of
+from unirouter_integrations.langchain._requests import Sticky, history_of, note_of, request_of, with_note
+from unirouter_integrations.langchain._shown import Shown
+from unirouter_integrations.langchain._tools import BoundTools, as_bound, tool_arguments
 from unirouter_integrations.serving._health import Health
 from unirouter_integrations.serving._options import PREFIX, CallOptions
 from unirouter_integrations.serving._registry import ModelRegistry, price_of_model
@@ -73,10 +78,6 @@ M = TypeVar("M", bound=AIMessage)
 
 _log = logging.getLogger("unirouter_integrations")
 
-_NO_PRICE = (
-    'sticky="cache" needs the price of {!r}: '
-    "models=ModelRegistry(models, prices={{name: Price(input, output, cached_input=...)}})."
-)
 _SETTINGS_OF_MODELS = ("cache", "rate_limiter", "disable_streaming", "custom_get_token_ids")
 # LangChain's standard model arguments, which its standard tests pass to every chat model.
 _STANDARD_ARGUMENTS = frozenset(
@@ -109,10 +110,11 @@ _LANGCHAIN = Framework(
     is_refusal=is_refusal,
     is_empty=is_empty,
     text_answer=_text_answer,
+    usage_of=usage_in,
     describe=describe,
     checking=checking,
 )
-_EVENTS = _LANGCHAIN._replace(describe=describe_event)
+_EVENTS = _LANGCHAIN._replace(describe=describe_event, usage_of=usage_in_event)
 
 
 class _RoutedInput(NamedTuple):
@@ -128,11 +130,14 @@ class _Operation(NamedTuple):
     method: str
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
+    asks_for: tuple[str, ...]
+    """The capabilities that it needs."""
 
-    @property
-    def asks_for(self) -> str:
-        """The capability it needs."""
-        return "tool_calling" if self.method == "bind_tools" else "structured_output"
+    def on(self, model: Model) -> Model:
+        """What it makes of a model."""
+        keywords = tool_arguments(self.keywords, bare_model(model)) if self.method == "bind_tools" else self.keywords
+        made: Model = changed(model, self.method, *self.arguments, **keywords)
+        return made
 
 
 class ChatUniRouter(BaseChatModel):
@@ -208,7 +213,7 @@ class ChatUniRouter(BaseChatModel):
     models: Annotated[MutableMapping[str, Any], PlainValidator(lambda models: models)]  # the very dict, not a copy
     cost_weight: float | None = None
     judged_by: JudgedBy = "last_human"
-    sticky: Literal["tools", "thread", "cache"] = "tools"
+    sticky: Sticky = "tools"
     fallback: Fallback = True
     cooldown: float = 5.0
     default: str | None = None
@@ -244,7 +249,7 @@ class ChatUniRouter(BaseChatModel):
         self._health = health_of(self.models)
         self._serving.validate()
         if self.sticky == "cache":
-            self._prices(self.models)
+            prices_of(self.models, self._serving)
         return self
 
     @property
@@ -266,7 +271,7 @@ class ChatUniRouter(BaseChatModel):
             InvalidInputError: If the profile is of another name or of other clusters, or the model is not a chat model.
         """
         if self.sticky == "cache" and price is None and price_of_model(name, self.models, {name: profile}) is None:
-            raise InvalidInputError(_NO_PRICE.format(name))
+            raise InvalidInputError(NO_PRICE.format(name))
         self._serving.register(name, model, profile, price)
 
     def unregister(self, name: str) -> None:
@@ -292,7 +297,7 @@ class ChatUniRouter(BaseChatModel):
 
         def ask(routed: RoutedCall) -> AIMessage:
             model, traced_config = self._prepared_call(routed, given, shown)
-            answer = model.invoke(item.input, traced_config, **_with(stop, kwargs))
+            answer = model.invoke(self._given(item.input, routed), traced_config, **_with(stop, kwargs))
             shown.check_end(answer, routed.decision.model)
             return self._noted(answer, routed)
 
@@ -313,7 +318,7 @@ class ChatUniRouter(BaseChatModel):
 
         async def ask(routed: RoutedCall) -> AIMessage:
             model, traced_config = self._prepared_call(routed, given, shown)
-            answer = await model.ainvoke(item.input, traced_config, **_with(stop, kwargs))
+            answer = await model.ainvoke(self._given(item.input, routed), traced_config, **_with(stop, kwargs))
             shown.check_end(answer, routed.decision.model)
             return self._noted(answer, routed)
 
@@ -334,7 +339,7 @@ class ChatUniRouter(BaseChatModel):
         def chunks(routed: RoutedCall) -> Iterator[AIMessageChunk]:
             model, traced_config = self._prepared_call(routed, given)
             begun = False
-            for chunk in model.stream(self._going_on(item.input, routed), traced_config, **_with(stop, kwargs)):
+            for chunk in model.stream(self._given(item.input, routed), traced_config, **_with(stop, kwargs)):
                 yield cast("AIMessageChunk", chunk if begun else self._noted(chunk, routed))
                 begun = True
 
@@ -354,7 +359,7 @@ class ChatUniRouter(BaseChatModel):
 
         async def chunks(routed: RoutedCall) -> AsyncGenerator[AIMessageChunk, None]:
             model, traced_config = self._prepared_call(routed, given)
-            given_input = self._going_on(item.input, routed)
+            given_input = self._given(item.input, routed)
             begun, parts = False, model.astream(given_input, traced_config, **_with(stop, kwargs))
             try:
                 async for chunk in parts:
@@ -378,8 +383,8 @@ class ChatUniRouter(BaseChatModel):
 
         def events(routed: RoutedCall) -> Iterator[Event]:
             model, traced_config = self._prepared_call(routed, given)
-            for event in model.stream_events(item.input, traced_config, **kwargs):
-                yield noted_event(event, routed.decision)
+            for event in model.stream_events(self._given(item.input, routed), traced_config, **kwargs):
+                yield noted_event(event, note_of(routed))
 
         def opened_when_read() -> Iterator[Event]:
             yield from serving.stream(item.routed, events)[1]
@@ -399,9 +404,9 @@ class ChatUniRouter(BaseChatModel):
 
         async def events(routed: RoutedCall) -> AsyncGenerator[Event, None]:
             model, traced_config = self._prepared_call(routed, given)
-            async with await model.astream_events(item.input, traced_config, **kwargs) as stream:
+            async with await model.astream_events(self._given(item.input, routed), traced_config, **kwargs) as stream:
                 async for event in stream:
-                    yield noted_event(event, routed.decision)
+                    yield noted_event(event, note_of(routed))
 
         return aevents_stream(_astreamed(serving, item.routed, events))
 
@@ -481,18 +486,32 @@ class ChatUniRouter(BaseChatModel):
 
     @override
     def bind_tools(
-        self, tools: Sequence[Any], *, tool_choice: str | None = None, **kwargs: Any
+        self,
+        tools: Sequence[Any],
+        *,
+        tool_choice: str | None = None,
+        parallel_tool_calls: bool | None = None,
+        strict: bool | None = None,
+        **kwargs: Any,
     ) -> Runnable[LanguageModelInput, AIMessage]:
         """Bind tools to whichever model is chosen; models that take no tools are left out.
 
+        So are models of other providers where a tool is one that a provider runs itself, such as
+        `{"type": "web_search"}`. Each provider's client gets the arguments in its own words; those that the client does
+        not know, such as `parallel_tool_calls` of Ollama's, are left away.
+
         Args:
             tools: Tools, functions, pydantic classes or schemas, as every chat model takes them.
-            tool_choice: Which tool has to be called, as the models take it.
+            tool_choice: Which tool has to be called, as the models take it; `"any"` and `"required"` are the same.
+            parallel_tool_calls: Whether a model may call several tools at once.
+            strict: Whether the arguments of a call have to fit the schema.
             kwargs: What else the models' `bind_tools` takes.
         """
-        if tool_choice is not None:
-            kwargs["tool_choice"] = tool_choice
-        return RunnableBinding(bound=self._with_operation("bind_tools", tools, **kwargs), kwargs={}, config={})
+        given = {"tool_choice": tool_choice, "parallel_tool_calls": parallel_tool_calls, "strict": strict}
+        keywords = {**kwargs, **{key: value for key, value in given.items() if value is not None}}
+        operation = _Operation("bind_tools", (tools,), keywords, ("tool_calling", *server_tools_in(tools)))
+        # The agents of LangGraph look for bound tools in the binding, and would bind them again.
+        return RunnableBinding(bound=self._with_operation(operation), kwargs={"tools": as_bound(tools)}, config={})
 
     @override
     def with_structured_output(
@@ -505,8 +524,10 @@ class ChatUniRouter(BaseChatModel):
             include_raw: Whether the answer comes with the raw message and the parsing error.
             kwargs: What else the models' `with_structured_output` takes, such as `method` and `strict`.
         """
-        copy = self._with_operation("with_structured_output", schema, include_raw=include_raw, **kwargs)
-        return RunnableBinding(bound=copy, kwargs={}, config={})
+        if include_raw:  # not every chat model has it
+            kwargs["include_raw"] = True
+        operation = _Operation("with_structured_output", (schema,), kwargs, ("structured_output",))
+        return RunnableBinding(bound=self._with_operation(operation), kwargs={}, config={})
 
     def decide(self) -> Runnable[LanguageModelInput, RoutingDecision]:
         """A Runnable that only decides: the same decisions, and no model is called. For branches and graphs.
@@ -584,8 +605,9 @@ class ChatUniRouter(BaseChatModel):
         """Choose a model for each input. Returns what is left of the keywords, too."""
         if _are_routed(inputs):
             return list(inputs), kwargs
-        routed = self._serving.decide(self._requests(inputs, configs, kwargs))
-        return list(map(_RoutedInput, inputs, routed)), _without_model(kwargs)
+        serving = self._serving
+        routed = serving.decide(self._requests(serving, inputs, configs, kwargs))
+        return list(map(_RoutedInput, inputs, routed)), _without_own(kwargs)
 
     async def _aroute(
         self, inputs: Sequence[Any], configs: Sequence[RunnableConfig], kwargs: dict[str, Any]
@@ -593,51 +615,31 @@ class ChatUniRouter(BaseChatModel):
         """Async version of `_route`."""
         if _are_routed(inputs):
             return list(inputs), kwargs
-        routed = await self._serving.adecide(self._requests(inputs, configs, kwargs))
-        return list(map(_RoutedInput, inputs, routed)), _without_model(kwargs)
+        serving = self._serving
+        routed = await serving.adecide(self._requests(serving, inputs, configs, kwargs))
+        return list(map(_RoutedInput, inputs, routed)), _without_own(kwargs)
 
     def _requests(
-        self, inputs: Sequence[Any], configs: Sequence[RunnableConfig], kwargs: dict[str, Any]
+        self, serving: Serving, inputs: Sequence[Any], configs: Sequence[RunnableConfig], kwargs: dict[str, Any]
     ) -> list[CallRequest]:
-        asked_for = {operation.asks_for for operation in self.operations}
-        asked_for |= {"tool_calling"} if kwargs.get("tools") else set()
-        return [
-            self._request(self._convert_input(item).to_messages(), config, kwargs.get("model"), asked_for)
-            for item, config in zip(inputs, configs, strict=True)
-        ]
-
-    def _request(
-        self, messages: list[BaseMessage], config: RunnableConfig, forced: str | None, asked_for: set[str]
-    ) -> CallRequest:
-        options = CallOptions.from_prefixed(config.get("configurable") or {})
-        among = (forced,) if forced else options.among
-        loop = in_tool_loop(messages)
-        stays = (self.sticky == "thread" or loop) and not (among and len(among) == 1)
-        surcharges = {}
-        if self.sticky == "cache" and not loop and not (among and len(among) == 1):
-            surcharges = history_costs(messages, self._prices(self.models if among is None else among))
-        return CallRequest(
-            question=judged_text(messages, self.judged_by),
-            needs=needs_of(messages, asked_for),
-            cost_weight=options.cost_weight,
-            among=among,
-            kept=last_model(messages) if stays else None,
-            is_in_tool_loop=loop,
-            surcharges=surcharges,
-            may_repeat=self.hedge and not is_seen(config) and not any(map(binds_tools, self.models.values())),
-            can_go_on=True,
-        )
-
-    def _prices(self, names: Iterable[str]) -> dict[str, Price]:
-        """The prices of these models, from the registry or as `profile_model` noted them."""
-        prices = {}
-        for name in names:
-            price = price_of_model(name, self.models, self.router.profiles)
-            if price is not None:
-                prices[name] = price
-            elif name in self.models and name in self.router.profiles:  # otherwise it has been removed meanwhile
-                raise InvalidInputError(_NO_PRICE.format(name))
-        return prices
+        asked_for = {each for operation in self.operations for each in operation.asks_for}
+        if tools := kwargs.get("tools"):
+            asked_for |= {"tool_calling", *server_tools_in(tools)}
+        forced, requests = kwargs.get("model"), []
+        for item, config in zip(inputs, configs, strict=True):
+            options = CallOptions.from_prefixed(config.get("configurable") or {})
+            requests.append(
+                request_of(
+                    self._convert_input(item).to_messages(),
+                    options._replace(among=(forced,)) if forced else options,
+                    asked_for,
+                    config,
+                    serving=serving,
+                    judged_by=self.judged_by,
+                    sticky=self.sticky,
+                )
+            )
+        return requests
 
     def _prepare(self, name: str, model: Model) -> Model:
         """Bind tools or a schema to a model, when it is first chosen and again if it was replaced."""
@@ -645,14 +647,14 @@ class ChatUniRouter(BaseChatModel):
             return model
         known = self._prepared.get(name)
         if known is None or known[0] is not model:
-            prepared: Any = model
+            prepared = model
             for operation in self.operations:
-                prepared = getattr(prepared, operation.method)(*operation.arguments, **operation.keywords)
+                prepared = operation.on(prepared)
             self._prepared[name] = known = (model, prepared)
         return known[1]
 
-    def _with_operation(self, method: str, /, *arguments: Any, **keywords: Any) -> "ChatUniRouter":
-        copy = self.model_copy(update={"operations": (*self.operations, _Operation(method, arguments, keywords))})
+    def _with_operation(self, operation: _Operation) -> "ChatUniRouter":
+        copy = self.model_copy(update={"operations": (*self.operations, operation)})
         copy._prepared = {}  # noqa: SLF001  # the copy's own: what is bound differs
         return copy
 
@@ -666,8 +668,10 @@ class ChatUniRouter(BaseChatModel):
         self, routed: RoutedCall, given: RunnableConfig, shown: Shown | None = None
     ) -> tuple[Model, RunnableConfig]:
         """The chosen model, and the caller's config with the constructor's and, for traces, the decision."""
-        name = routed.decision.model
-        decision = {f"unirouter_{key}": value for key, value in routed.decision.as_dict().items()}
+        decision = {f"{PREFIX}{key}": value for key, value in note_of(routed).items()}
+        if routed.attempts > 1 and (run_id := given.get("run_id")) is not None:  # which is of the first run
+            given = RunnableConfig(**{**given, "run_id": None})
+            decision[f"{PREFIX}run_id"] = str(run_id)
         config = RunnableConfig(
             **{
                 **given,
@@ -681,28 +685,28 @@ class ChatUniRouter(BaseChatModel):
             config = merge_configs(own, config)
         if shown is not None and shown.listens_to(routed.model):
             config = merge_configs(config, RunnableConfig(callbacks=[shown]))
-        return self._prepare(name, routed.model), config
+        return self._prepare(routed.decision.model, routed.model), config
 
-    def _going_on(self, prompt: Any, routed: RoutedCall) -> Any:
-        """What a model is given: the prompt, and what there is of the answer if it is to go on with it."""
-        if not routed.text_before:
-            return prompt
+    def _given(self, prompt: Any, routed: RoutedCall) -> Any:
+        """What a model is given: the prompt as it takes it, and what there is of the answer if it is to go on."""
+        if isinstance(prompt, str) and not routed.text_before:
+            return prompt  # as its traces show it
         messages = self._convert_input(prompt).to_messages()
-        return [*messages, AIMessage(routed.text_before), HumanMessage(CONTINUE)]
+        given = history_of(messages, routed)
+        if routed.text_before:
+            return [*given, AIMessage(routed.text_before), HumanMessage(CONTINUE)]
+        return prompt if given is messages else given
 
     @property
     def _fills_form(self) -> bool:
         return any(operation.method == "with_structured_output" for operation in self.operations)
 
     def _noted(self, answer: M, routed: RoutedCall) -> M:
-        """Copy the answer and add which model gave it and why. The original may belong to a cache.
-
-        Of routers inside routers, the innermost decision names the model. A parsed form has no place for a note.
-        """
+        """The answer with its decision. A parsed form has no place for one."""
         if self._fills_form:
             filled: Any = answer
             if isinstance(filled, dict) and isinstance(filled.get("raw"), AIMessage):  # include_raw
-                filled = {**filled, "raw": self._with_note(filled["raw"], routed)}
+                filled = {**filled, "raw": with_note(filled["raw"], routed)}
             return cast("M", filled)
         if not isinstance(answer, AIMessage):
             msg = (
@@ -710,15 +714,7 @@ class ChatUniRouter(BaseChatModel):
                 "Register the chat model itself, without a parser behind it."
             )
             raise InvalidInputError(msg)
-        return self._with_note(answer, routed)
-
-    @staticmethod
-    def _with_note(answer: M, routed: RoutedCall) -> M:
-        note: dict[str, Any] = {"unirouter": routed.decision.as_dict()}
-        if routed.on_cut:  # it follows chunks of another model, whose note does not add up with this one's
-            note = {"unirouter_cuts": [{"on_cut": routed.on_cut, "model": routed.decision.model}]}
-        metadata = {**note, **answer.response_metadata}
-        return answer.model_copy(update={"response_metadata": metadata})
+        return with_note(answer, routed)
 
 
 async def _astreamed(
@@ -735,8 +731,9 @@ async def _astreamed(
             yield part
 
 
-def _without_model(kwargs: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in kwargs.items() if key != "model"}
+def _without_own(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keywords of a call that are for the model."""
+    return {key: value for key, value in kwargs.items() if key != "model" and not isinstance(value, BoundTools)}
 
 
 def _without_options(configurable: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from langchain_core.language_models.chat_model_stream import AsyncChatModelStream, ChatModelStream
 
-from unirouter_integrations.core import RoutingDecision
+from unirouter_integrations.grading import Usage
+from unirouter_integrations.grading._models import usage_of
 from unirouter_integrations.langchain._messages import reports_end
 from unirouter_integrations.serving._failures import reports_refusal
 from unirouter_integrations.serving._streams import StreamPart
@@ -99,8 +100,13 @@ def describe_event(event: Event) -> StreamPart:
     )
 
 
-def noted_event(event: Event, decision: RoutingDecision) -> Event:
-    """The event; with the decision if it is the last one, whose metadata become those of the message."""
+def usage_in_event(event: Event) -> Usage | None:
+    """The tokens that an event reports; None if it reports none."""
+    return usage_of(event.get("usage"))
+
+
+def noted_event(event: Event, note: Mapping[str, Any]) -> Event:
+    """The event; with its decision if it is the last one, whose metadata become those of the message."""
     if event["event"] != "message-finish":
         return event
-    return {**event, "metadata": {"unirouter": decision.as_dict(), **(event.get("metadata") or {})}}
+    return {**event, "metadata": {"unirouter": note, **(event.get("metadata") or {})}}

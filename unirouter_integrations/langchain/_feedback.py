@@ -94,8 +94,10 @@ class UniRouterFeedback(BaseCallbackHandler):
     ) -> None:
         noted = {key.removeprefix(_PREFIX): value for key, value in (metadata or {}).items() if key.startswith(_PREFIX)}
         if "cluster" in noted:
+            replaced = noted.pop("run_id", None)  # the run whose place this one takes
             with self._lock:
-                call = _Call(noted, self._root(run_id, parent_run_id), str((metadata or {}).get("ls_model_name")))
+                root = UUID(replaced) if replaced and parent_run_id is None else self._root(run_id, parent_run_id)
+                call = _Call(noted, root, str((metadata or {}).get("ls_model_name")))
                 self._remember(self._started, run_id, call)
 
     @override
@@ -116,8 +118,9 @@ class UniRouterFeedback(BaseCallbackHandler):
                 return
             for run in {run_id, call.root} if call else ():
                 known = self._decisions.get(run, [])
-                if call and not any(_is_shared(call.decision, each) for each in known):
-                    kept = [each for each in known if not _replaces(call.decision, each)]
+                if call and not any(call.decision.get("id") == each.get("id") for each in known):  # as in a loop
+                    replaced = next((each for each in reversed(known) if _replaces(call.decision, each)), None)
+                    kept = [each for each in known if each is not replaced]
                     self._remember(self._decisions, run, [*kept, call.decision])
 
     def _root(self, run: UUID, parent: UUID | None) -> UUID:
@@ -128,12 +131,6 @@ class UniRouterFeedback(BaseCallbackHandler):
         runs.move_to_end(run)
         while len(runs) > self._max_runs:
             runs.popitem(last=False)
-
-
-def _is_shared(decision: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two decisions are one, as for the calls of one loop of tools, in which later ones keep the model."""
-    how = {"basis", "excluded", "id"}
-    return all(decision.get(key) == other.get(key) for key in (decision.keys() | other.keys()) - how)
 
 
 def _key(decision: Mapping[str, Any]) -> str:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
 from unirouter_integrations.errors import InvalidInputError
+from unirouter_integrations.grading import Usage
+from unirouter_integrations.grading._models import usage_of
 from unirouter_integrations.serving._failures import classify, reports_refusal
 from unirouter_integrations.serving._streams import StreamPart
 
@@ -60,9 +62,9 @@ def in_tool_loop(messages: Sequence[BaseMessage]) -> bool:
     return False
 
 
-def last_model(messages: Sequence[BaseMessage]) -> str | None:
-    """The model that a router chose for the last answer of a conversation; None if the answer does not name it."""
-    return next((model_of(message) for message in reversed(messages) if isinstance(message, AIMessage)), None)
+def last_note(messages: Sequence[BaseMessage]) -> Mapping[str, Any] | None:
+    """The decision that a router noted on the last answer of a conversation; None if there is none."""
+    return next((note_on(message) for message in reversed(messages) if isinstance(message, AIMessage)), None)
 
 
 def message_in(answer: Any) -> AIMessage | None:
@@ -153,10 +155,22 @@ def reports_end(reported: Mapping[str, Any]) -> bool:
     return any(reported.get(key) for key in _FINISH_REASONS)
 
 
+def usage_in(answer: Any) -> Usage | None:
+    """The tokens that an answer, or a chunk of one, reports; None if it reports none."""
+    message = message_in(answer)
+    return None if message is None else usage_of(message.usage_metadata)
+
+
+def note_on(answer: AIMessage) -> Mapping[str, Any] | None:
+    """The decision that a router noted on an answer; None if there is none."""
+    noted = answer.response_metadata.get("unirouter")
+    return noted if isinstance(noted, dict) and isinstance(noted.get("model"), str) else None
+
+
 def model_of(answer: AIMessage) -> str | None:
     """The model that a router chose for an answer; None if the answer does not name it."""
-    noted = answer.response_metadata.get("unirouter")
-    return str(noted["model"]) if isinstance(noted, dict) and "model" in noted else None
+    noted = note_on(answer)
+    return None if noted is None else noted["model"]
 
 
 def _joined(messages: Sequence[BaseMessage]) -> str:

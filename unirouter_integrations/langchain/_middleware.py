@@ -4,25 +4,29 @@ An agent binds its tools to whichever model the middleware hands it, so each mod
 form that it understands. That is why agents are routed here, and not by a chat model that hides the others.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, Literal, NotRequired, TypeVar
+from dataclasses import replace
+from typing import Any, get_args
 
-from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableConfig
-from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables.config import ensure_config, merge_configs
 from typing_extensions import override
 
 from unirouter_integrations._checks import one_of, shown
 from unirouter_integrations._router import UniRouter
 from unirouter_integrations.errors import InvalidInputError, MissingDependencyError
 from unirouter_integrations.grading import ScorerLike
-from unirouter_integrations.langchain._capabilities import capabilities_of, needs_of
+from unirouter_integrations.langchain._capabilities import capabilities_of, server_tools_in
 from unirouter_integrations.langchain._chat_model import checking
-from unirouter_integrations.langchain._messages import in_tool_loop, is_empty, is_refusal, last_human_text, message_in
-from unirouter_integrations.langchain._models import as_chat_model, traced
-from unirouter_integrations.langchain._shown import Shown, is_seen
+from unirouter_integrations.langchain._history import settings_for
+from unirouter_integrations.langchain._messages import JudgedBy, is_empty, is_refusal, message_in, usage_in
+from unirouter_integrations.langchain._models import as_chat_model, traced, without_bindings
+from unirouter_integrations.langchain._prompt_cache import prices_of
+from unirouter_integrations.langchain._requests import Sticky, history_of, note_of, request_of, with_note
+from unirouter_integrations.langchain._shown import Shown, Watched
+from unirouter_integrations.langchain._tools import ABOUT_TOOLS, tool_arguments
 from unirouter_integrations.serving._options import PREFIX, CallOptions
 from unirouter_integrations.serving._serving import Fallback, Serving, as_check, health_of
 from unirouter_integrations.serving._steps import CallRequest, Framework, RoutedCall
@@ -32,38 +36,27 @@ try:
         AgentMiddleware,
         AgentState,
         ContextT,
-        ExtendedModelResponse,
         ModelRequest,
         ModelResponse,
-        OmitFromSchema,
         ResponseT,
     )
-    from langgraph.runtime import Runtime
-    from langgraph.types import Command
 except ImportError as error:
     msg = "UniRouterMiddleware needs LangChain's agents: pip install 'langchain>=1.3'."
     raise MissingDependencyError(msg) from error
 
-M = TypeVar("M", bound=BaseMessage)
-
-_ROUTE = "unirouter_route"
-_PORTABLE_SETTINGS = frozenset({"max_tokens", "stop", "temperature"})  # which every provider's model takes
-
-
-class UniRouterState(AgentState[Any]):
-    """The agent's state with the decision in it, as plain JSON: any checkpointer can keep it."""
-
-    unirouter_route: NotRequired[Annotated[dict[str, Any], OmitFromSchema(input=True, output=False)]]
-
 
 class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT]):
-    """Gives each run of an agent to the registered model with the least expected error plus weighted cost.
+    """Gives each call of an agent to the registered model with the least expected error plus weighted cost.
 
     A question is judged by its last human message. The model that takes it keeps it, however many tools it calls; the
     next human message is decided anew. Another model takes over if that one fails, is unregistered, or cannot take a
-    call (no tools, no images, too long an input, by its `profile` or what a `ModelRegistry` declares). The decision is
-    in the agent's state, and so in its result, as `unirouter_route`. The traces of the model runs, a fallback's too,
-    carry it as metadata `unirouter_model`, `unirouter_cluster` and so on.
+    call (no tools, no images, too long an input, by its `profile` or what a `ModelRegistry` declares).
+
+    Each answer carries its decision under `response_metadata["unirouter"]`: that of the first one of its question, for
+    as long as the same model goes on. It is all that later calls know of earlier ones, so agents within agents do not
+    disturb each other. If something inside, such as `ModelFallbackMiddleware`, had a model of its own answer, there is
+    no decision on the answer. The traces of the model runs, a fallback's too, carry it as metadata `unirouter_model`,
+    `unirouter_cluster` and so on.
 
     A run may have its own options, in its context (attributes or keys) or in `config["configurable"]`:
     `unirouter_cost_weight`, `unirouter_among` (names) or `unirouter_model` (a name, which no other model replaces).
@@ -81,9 +74,8 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         models: The chat models by name, or names for `init_chat_model`; a dict or a `ModelRegistry`. It is kept, not
             copied: a model joins by `models[name] = model` and `router.register(profile)`, while the agent is in use.
         cost_weight: lambda for this agent; None for the router's.
-        route_on: When to look for a new human message: `"run"` once at the start of each run; `"call"` before each call
-            of a model, for agents to which messages are added on the way; `"thread"` as `"run"`, but the model that
-            began a checkpointed conversation keeps it, and so its prompt cache, for as long as it can answer.
+        judged_by: See `ChatUniRouter`.
+        sticky: See `ChatUniRouter`.
         fallback: See `ChatUniRouter`.
         cooldown: See `ChatUniRouter`.
         default: See `ChatUniRouter`.
@@ -106,15 +98,14 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         ```
     """
 
-    state_schema = UniRouterState
-
     def __init__(
         self,
         router: UniRouter,
         models: MutableMapping[str, Any],
         *,
         cost_weight: float | None = None,
-        route_on: Literal["run", "call", "thread"] = "run",
+        judged_by: JudgedBy = "last_human",
+        sticky: Sticky = "tools",
         fallback: Fallback = True,
         cooldown: float = 5.0,
         default: str | None = None,
@@ -127,8 +118,9 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         hedge: bool = False,
     ) -> None:
         super().__init__()
-        one_of(route_on, "route_on", ("run", "call", "thread"))
-        self._route_on = route_on
+        one_of(sticky, "sticky", get_args(Sticky))
+        self._judged_by = judged_by
+        self._sticky: Sticky = sticky
         self._serving = Serving(
             router,
             models,
@@ -147,6 +139,8 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
             hedge=hedge,
         )
         self._serving.validate()
+        if sticky == "cache":
+            prices_of(models, self._serving)
 
     @property
     def router(self) -> UniRouter:
@@ -159,89 +153,55 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         return self._serving.models
 
     @override
-    def before_agent(self, state: AgentState[Any], runtime: Runtime[ContextT]) -> dict[str, Any] | None:
-        """Decide which model takes the run."""
-        if self._route_on == "call":
-            return None
-        (routed,) = self._serving.decide([self._request_of_run(state, runtime)])
-        return _update(routed)
-
-    @override
-    async def abefore_agent(self, state: AgentState[Any], runtime: Runtime[ContextT]) -> dict[str, Any] | None:
-        """Async version of `before_agent`."""
-        if self._route_on == "call":
-            return None
-        (routed,) = await self._serving.adecide([self._request_of_run(state, runtime)])
-        return _update(routed)
-
-    @override
     def wrap_model_call(
         self,
         request: ModelRequest[ContextT],
         handler: Callable[[ModelRequest[ContextT]], ModelResponse[ResponseT]],
-    ) -> ModelResponse[ResponseT] | ExtendedModelResponse[ResponseT]:
-        """Have the chosen model answer, after deciding if no earlier decision holds."""
+    ) -> ModelResponse[ResponseT]:
+        """Have the chosen model answer, or the next one; the decision is noted on the answer."""
         shown = Shown(ensure_config())
 
         def ask(routed: RoutedCall) -> ModelResponse[ResponseT]:
-            with _traced(routed, shown):
+            watched = Watched()
+            with _traced(routed, shown, watched):
                 response = handler(_routed_request(request, routed))
             shown.check_end(response, routed.decision.model)
-            return response
+            return response if watched.was_replaced() else _noted(response, routed)
 
-        (routed,) = self._serving.decide([self._request_of_call(request)])
-        return _extended(*self._serving.call(routed._replace(seen=shown.text), ask))
+        (routed,) = self._serving.decide([self._request(request)])
+        return self._serving.call(routed._replace(seen=shown.text), ask)[1]
 
     @override
     async def awrap_model_call(
         self,
         request: ModelRequest[ContextT],
         handler: Callable[[ModelRequest[ContextT]], Awaitable[ModelResponse[ResponseT]]],
-    ) -> ModelResponse[ResponseT] | ExtendedModelResponse[ResponseT]:
+    ) -> ModelResponse[ResponseT]:
         """Async version of `wrap_model_call`."""
         shown = Shown(ensure_config())
 
         async def ask(routed: RoutedCall) -> ModelResponse[ResponseT]:
-            with _traced(routed, shown):
+            watched = Watched()
+            with _traced(routed, shown, watched):
                 response = await handler(_routed_request(request, routed))
             shown.check_end(response, routed.decision.model)
-            return response
+            return response if watched.was_replaced() else _noted(response, routed)
 
-        (routed,) = await self._serving.adecide([self._request_of_call(request)])
-        return _extended(*await self._serving.acall(routed._replace(seen=shown.text), ask))
+        (routed,) = await self._serving.adecide([self._request(request)])
+        return (await self._serving.acall(routed._replace(seen=shown.text), ask))[1]
 
-    def _request_of_run(self, state: AgentState[Any], runtime: Runtime[ContextT]) -> CallRequest:
-        """A run is decided before anything is known of its tools and its response format."""
-        loop = in_tool_loop(state["messages"])
-        route: Any = state.get(_ROUTE)
-        kept = route if loop or self._route_on == "thread" else None
-        return self._request(state["messages"], runtime, kept, kept if loop else None)  # a thread has other questions
-
-    def _request_of_call(self, request: ModelRequest[ContextT]) -> CallRequest:
-        asked_for = ["tool_calling"] if request.tools else []
+    def _request(self, request: ModelRequest[ContextT]) -> CallRequest:
+        asked_for = ["tool_calling", *server_tools_in(request.tools)] if request.tools else []
         asked_for += ["structured_output"] if request.response_format is not None else []
-        goes_on = self._route_on != "call" or in_tool_loop(request.messages)
-        route: Any = request.state.get(_ROUTE) if goes_on else None
-        return self._request(request.messages, request.runtime, route, route, asked_for)
-
-    def _request(
-        self,
-        messages: Sequence[BaseMessage],
-        runtime: Runtime[ContextT],
-        kept: Mapping[str, Any] | None,
-        noted: Mapping[str, Any] | None,
-        asked_for: Sequence[str] = (),
-    ) -> CallRequest:
-        options = _options(runtime.context)
-        return CallRequest(
-            question=last_human_text(messages),
-            needs=needs_of(messages, asked_for),
-            cost_weight=options.cost_weight,
-            among=options.among,
-            kept=kept["model"] if kept else None,
-            is_in_tool_loop=in_tool_loop(messages),
-            noted=noted,
-            may_repeat=self._serving.hedge and not is_seen(ensure_config()),
+        system = [] if request.system_message is None else [request.system_message]
+        return request_of(
+            [*system, *request.messages],
+            _options(request.runtime.context),
+            asked_for,
+            ensure_config(),
+            serving=self._serving,
+            judged_by=self._judged_by,
+            sticky=self._sticky,
         )
 
 
@@ -256,40 +216,31 @@ def _options(context: Any) -> CallOptions:
 
 def _routed_request(request: ModelRequest[ContextT], routed: RoutedCall) -> ModelRequest[ContextT]:
     """The request for the chosen model, with messages and settings that it understands."""
-    model, settings = routed.model, request.model_settings
-    if _kind(request.model) != _kind(model):
-        settings = {key: value for key, value in settings.items() if key in _PORTABLE_SETTINGS}
-    messages: list[Any] = [_readable(message, model) for message in request.messages]
-    return request.override(model=model, messages=messages, model_settings=settings)
+    model, bound, _ = without_bindings(routed.model)
+    messages: Any = history_of(request.messages, routed)
+    settings = settings_for(request.model_settings, request.model, model)
+    said = {key: value for key, value in request.model_settings.items() if key in ABOUT_TOOLS and request.tools}
+    return request.override(
+        model=model,
+        messages=messages,
+        model_settings={**bound, **tool_arguments({**settings, **said}, model)},
+        tool_choice=tool_arguments({"tool_choice": request.tool_choice}, model)["tool_choice"],
+    )
 
 
-def _note(routed: RoutedCall) -> Mapping[str, Any]:
-    """The decision as plain JSON: the one in the state for as long as its model goes on."""
-    noted, decision = routed.request.noted, routed.decision
-    goes_on = noted and (noted["model"], noted["clusters"]) == (decision.model, decision.clusters)
-    return noted if noted and goes_on else decision.as_dict()
+def _noted(response: ModelResponse[ResponseT], routed: RoutedCall) -> ModelResponse[ResponseT]:
+    """Copy a response and note the decision on its answers."""
+    noted = [with_note(each, routed) if isinstance(each, AIMessage) else each for each in response.result]
+    return replace(response, result=noted)
 
 
-def _update(routed: RoutedCall) -> dict[str, Any] | None:
-    """What a decision changes in the state; None if its model has the run already."""
-    note = _note(routed)
-    return None if note is routed.request.noted else {_ROUTE: note}
-
-
-def _extended(
-    routed: RoutedCall, response: ModelResponse[ResponseT]
-) -> ModelResponse[ResponseT] | ExtendedModelResponse[ResponseT]:
-    """The response, with what its decision changes in the state."""
-    update = _update(routed)
-    return response if update is None else ExtendedModelResponse(response, Command(update=update))
-
-
-def _as_bare_chat_model(name: object, model: Any) -> BaseChatModel:
-    made = as_chat_model(name, model) if isinstance(model, str) else model
-    if not isinstance(made, BaseChatModel):
+def _as_agent_model(name: object, model: Any) -> Any:
+    made = as_chat_model(name, model)
+    bare, kwargs, _ = without_bindings(made)
+    if not hasattr(bare, "bind_tools") or "tools" in kwargs:
         msg = (
-            f"The model {shown(name)} should be a bare chat model, or a name for init_chat_model such as "
-            f"'openai:gpt-5-nano', not {type(model).__name__}. The agent binds tools to it by itself."
+            f"The model {shown(name)} should be a chat model without tools and retries, not {type(model).__name__}: an "
+            "agent binds tools to it by itself, and ModelRetryMiddleware retries."
         )
         raise InvalidInputError(msg)
     return made
@@ -301,36 +252,19 @@ def _text_answer(response: Any) -> AIMessage | None:
 
 
 _AGENTS = Framework(
-    as_model=_as_bare_chat_model,
+    as_model=_as_agent_model,
     capabilities_of=capabilities_of,
     is_refusal=is_refusal,
     is_empty=is_empty,
     text_answer=_text_answer,
+    usage_of=usage_in,
     checking=checking,
 )
 
 
-def _traced(routed: RoutedCall, shown: Shown) -> AbstractContextManager[None]:
+def _traced(routed: RoutedCall, shown: Shown, watched: Watched) -> AbstractContextManager[None]:
     """Have the runs inside carry the decision. `model.with_config` would hide the model from the agent."""
-    decision = {f"{PREFIX}{key}": value for key, value in _note(routed).items()}
-    callbacks: Any = [shown] if shown.listens_to(routed.model) else None
-    return traced(RunnableConfig(tags=["unirouter"], metadata=decision, callbacks=callbacks))
-
-
-def _readable(message: M, model: BaseChatModel) -> M | AIMessage:
-    """The message; if another provider's model answered it, its text and tool calls alone."""
-    provider = message.response_metadata.get("model_provider")
-    if not isinstance(message, AIMessage) or provider is None or _is_of(model, provider):
-        return message
-    return AIMessage(
-        message.text, name=message.name, tool_calls=message.tool_calls, invalid_tool_calls=message.invalid_tool_calls
-    )
-
-
-def _is_of(model: BaseChatModel, provider: str) -> bool:
-    """Whether a model is of the provider that an answer names; the two name providers a little differently."""
-    return provider in _kind(model) or provider == model._get_ls_params().get("ls_provider")  # noqa: SLF001
-
-
-def _kind(model: BaseChatModel) -> str:
-    return model._llm_type  # noqa: SLF001  # no public name says which provider a model is of
+    decision = {f"{PREFIX}{key}": value for key, value in note_of(routed).items()}
+    callbacks: Any = [watched, shown] if shown.listens_to(routed.model) else [watched]
+    ours = RunnableConfig(tags=["unirouter"], metadata=decision, callbacks=callbacks)
+    return traced(merge_configs(without_bindings(routed.model)[2], ours))

@@ -8,11 +8,14 @@ from langchain_core.language_models import BaseLLM, LanguageModelInput
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import BaseOutputParser
 from langchain_core.runnables import Runnable, RunnableBinding, RunnableConfig, RunnableSequence
+from langchain_core.runnables.base import RunnableBindingBase
 from langchain_core.runnables.config import ensure_config, merge_configs, var_child_runnable_config
 
 from unirouter_integrations._checks import shown
 from unirouter_integrations.errors import InvalidInputError, MissingDependencyError
 from unirouter_integrations.langchain._capabilities import bare_model
+
+_REPLACED = frozenset({"tools", "tool_choice", "parallel_tool_calls", "response_format"})  # by what is bound later
 
 Model = Runnable[LanguageModelInput, AIMessage]
 
@@ -42,6 +45,23 @@ def as_chat_model(name: object, model: Any) -> Model:
         msg = f"The model {shown(name)} should be a LangChain chat model, bare or bound, not {type(bare).__name__}."
         raise InvalidInputError(msg)
     return model
+
+
+def changed(model: Any, method: str, *arguments: Any, **keywords: Any) -> Any:
+    """What `bind_tools` or `with_structured_output` makes of a model, within what is around it, such as retries."""
+    if not isinstance(model, RunnableBindingBase) or isinstance(model.bound, RunnableSequence):
+        return getattr(model, method)(*arguments, **keywords)
+    inner = changed(model.bound, method, *arguments, **keywords)
+    kwargs = {key: value for key, value in model.kwargs.items() if key not in _REPLACED}
+    return model.model_copy(update={"bound": inner, "kwargs": kwargs})
+
+
+def without_bindings(model: Any) -> tuple[Any, dict[str, Any], RunnableConfig]:
+    """A chat model, and the arguments and the config that are bound to it."""
+    kwargs, config = dict[str, Any](), RunnableConfig()
+    while isinstance(model, RunnableBinding):
+        kwargs, config, model = {**model.kwargs, **kwargs}, merge_configs(model.config, config), model.bound
+    return model, kwargs, config
 
 
 def binds_tools(model: object) -> bool:

@@ -1,14 +1,37 @@
 """The cost of going on with a conversation, for the model that has it in its prompt cache and for all others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from langchain_core.messages import AIMessage, BaseMessage
 
+from unirouter_integrations.errors import InvalidInputError
 from unirouter_integrations.grading import Price, Usage
 from unirouter_integrations.langchain._capabilities import needs_of
 from unirouter_integrations.langchain._messages import model_of
+from unirouter_integrations.serving._registry import price_of_model
+from unirouter_integrations.serving._serving import Serving
 
 _CALLS = 1000  # costs are in USD per 1,000 calls
+NO_PRICE = (
+    'sticky="cache" needs the price of {!r}: '
+    "models=ModelRegistry(models, prices={{name: Price(input, output, cached_input=...)}})."
+)
+
+
+def prices_of(names: Iterable[str], serving: Serving) -> dict[str, Price]:
+    """The prices of some models, from the registry or as `profile_model` noted them.
+
+    Raises:
+        InvalidInputError: If one of them is not known.
+    """
+    prices, profiles = {}, serving.router.profiles
+    for name in names:
+        price = price_of_model(name, serving.models, profiles)
+        if price is not None:
+            prices[name] = price
+        elif name in serving.models and name in profiles:  # otherwise it has been removed meanwhile
+            raise InvalidInputError(NO_PRICE.format(name))
+    return prices
 
 
 def history_costs(messages: Sequence[BaseMessage], prices: Mapping[str, Price]) -> dict[str, float]:

@@ -5,6 +5,7 @@ token by token. So an agent, or a node that calls `invoke`, cannot simply have a
 """
 
 from typing import Any
+from uuid import UUID
 
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.runnables import RunnableConfig
@@ -68,3 +69,30 @@ class Shown(BaseCallbackHandler):
         self._is_streamed = True
         if text and self.is_seen and "nostream" not in (tags or ()):  # which LangGraph does not show
             texts.append(text)
+
+
+class Watched(BaseCallbackHandler):
+    """Listens to whose model runs end well while one model has a call."""
+
+    run_inline = True
+
+    def __init__(self) -> None:
+        self._started: dict[UUID, object] = {}
+        self._failed: set[object] = set()
+        self._answered: object = None
+
+    def was_replaced(self) -> bool:
+        """Whether the model failed, and another component had another one answer: then its decision is none."""
+        return bool(self._failed) and self._answered not in self._failed
+
+    @override
+    def on_chat_model_start(self, *args: Any, run_id: UUID, metadata: Any = None, **kwargs: Any) -> None:
+        self._started[run_id] = (metadata or {}).get("ls_model_name")
+
+    @override
+    def on_llm_error(self, error: BaseException, *, run_id: UUID, **kwargs: Any) -> None:
+        self._failed.add(self._started.get(run_id))
+
+    @override
+    def on_llm_end(self, response: object, *, run_id: UUID, **kwargs: Any) -> None:
+        self._answered = self._started.get(run_id)

@@ -165,7 +165,7 @@ class Health:
             record.in_flight += 1
             return TrackedCall(model, record.cooldowns, self._clock())
 
-    def hanging(self, model: str) -> HangingCalls:
+    def _hanging(self, model: str) -> HangingCalls:
         """The synchronous calls of a model that took too long and still run."""
         with self._lock:
             return self._record(model).hanging

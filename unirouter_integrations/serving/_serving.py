@@ -501,7 +501,8 @@ class Serving:
         spent = routed.spent + routed.decision.expected_cost
         routed = routed._replace(attempts=routed.attempts + 1, spent=spent)
         name = routed.decision.model
-        step = Ask(routed, _least(limit, _seconds_left(routed)), self.health.hanging(name))
+        hanging = self.health._hanging(name)  # noqa: SLF001  # what hangs is no part of its door
+        step = Ask(routed, _least(limit, _seconds_left(routed)), hanging)
         return routed, self.health.start(name), step
 
     def _hedges_after(self, routed: RoutedCall) -> float | None:
