@@ -114,7 +114,8 @@ def test_the_last_message_of_the_user_decides(llm: UniRouterLLM) -> None:
         given = [ChatMessage(text, role=role) for role, text in messages]
         return str(llm.chat(given).additional_kwargs["unirouter"]["model"])
 
-    turns = [("system", "poem"), ("user", "a poem"), ("assistant", "a poem"), ("user", "a sum")]
+    question = f"a sum of {'many ' * 12}numbers"  # too long to be a follow-up
+    turns = [("system", "poem"), ("user", "a poem"), ("assistant", "a poem"), ("user", question)]
     assert chosen(*turns) == "abacus"
     assert chosen(*turns, ("assistant", "poem"), ("user", "Observation: a poem")) == "abacus"
     assert chosen(*turns, ("assistant", "poem"), ("user", "Error while parsing the output: a poem")) == "abacus"
@@ -554,5 +555,5 @@ def test_the_length_of_a_call_is_that_of_all_that_it_holds() -> None:
     texts, image = ["x" * 4000] * 3, ImageBlock(url="https://example.com/a.png")
     for given in ("x" * 12000, texts, [ChatMessage(each) for each in texts]):
         call = call_of_template(MockLLM(), template, {"context_str": given, "query_str": "why?"})
-        assert (call.question, call.needs.tokens) == ("why?", 3001)
+        assert (call.asked, call.needs.tokens) == ("why?", 3001)
     assert call_of_messages([ChatMessage(blocks=[TextBlock(text="x" * 4000), image])]).needs.tokens == 2000

@@ -71,7 +71,7 @@ class Models:
         place = order.index(name) if name in order else len(order)
         if place == len(order) or (place and self.ends[order[place - 1]] is None):
             return [self.over]
-        before = [self.ended[order[place - 1]]] if place else []
+        before = [self.begun[ORDER[0]], *([self.ended[order[place - 1]]] if place else [])]
         return before + ([self.begun[order[1]]] if name == ORDER[0] and len(order) > 1 else [])
 
     def _end(self, name: str) -> str:

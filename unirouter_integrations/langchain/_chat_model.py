@@ -212,7 +212,7 @@ class ChatUniRouter(BaseChatModel):
     router: UniRouter
     models: Annotated[MutableMapping[str, Any], PlainValidator(lambda models: models)]  # the very dict, not a copy
     cost_weight: float | None = None
-    judged_by: JudgedBy = "last_human"
+    judged_by: JudgedBy = "recent_human"
     sticky: Sticky = "tools"
     fallback: Fallback = True
     cooldown: float = 5.0

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from unirouter_integrations.errors import InvalidInputError
 from unirouter_integrations.grading import Usage
 from unirouter_integrations.grading._models import usage_of
 from unirouter_integrations.serving._failures import classify, reports_refusal
+from unirouter_integrations.serving._question import Turn, WaysToJudge, question_of
 from unirouter_integrations.serving._streams import StreamPart
 
 _SILENT_BLOCKS = frozenset({"text", "refusal", "non_standard"})  # a text block says something by its text
@@ -18,33 +18,26 @@ _TOOL_BLOCKS = frozenset({"tool_use", "tool_call", "tool_call_chunk", "server_to
 _SAID_BESIDE = ("audio", "function_call")
 _FINISH_REASONS = ("finish_reason", "stop_reason", "stopReason", "done_reason", "status")
 
-JudgedBy = Literal["last_human", "system_and_last_human", "conversation"] | Callable[[Sequence[BaseMessage]], str]
+JudgedBy = WaysToJudge | Callable[[Sequence[BaseMessage]], str]
 
 
 def judged_text(messages: Sequence[BaseMessage], judged_by: JudgedBy) -> str:
-    """The text that a conversation is judged by. Images, files and audio have none."""
-    if callable(judged_by):
-        text = judged_by(messages)
-        if not isinstance(text, str):
-            msg = f"judged_by should return the text to judge by, a str, but it returned {type(text).__name__}."
-            raise InvalidInputError(msg)
-        return text
-    if judged_by == "conversation":
-        return _joined(messages)
-    text = last_human_text(messages)
-    if judged_by == "system_and_last_human":
-        system = _joined([message for message in messages if isinstance(message, SystemMessage)])
-        return f"{system}\n{text}" if system else text
-    return text
+    """The text that a conversation is judged by, see `question_of`. Images, files and audio have none."""
+    return question_of(messages, judged_by, _turn)
 
 
 def last_human_text(messages: Sequence[BaseMessage]) -> str:
-    """The text of the last human message that has any, or of all messages if there is none.
+    """The text of the last human message that has any, or of all messages if there is none."""
+    return question_of(messages, "last_human", _turn)
 
-    In a loop of tool calls it stays the same, and so does the model.
-    """
-    human = [text for message in messages if is_human(message) and (text := message.text)]
-    return human[-1] if human else _joined(messages)
+
+def _turn(message: BaseMessage) -> Turn:
+    by: Literal["human", "system", "other"] = "other"
+    if is_human(message):
+        by = "human"
+    elif isinstance(message, SystemMessage):
+        by = "system"
+    return Turn(message.text, by)
 
 
 def is_human(message: BaseMessage) -> bool:
@@ -171,7 +164,3 @@ def model_of(answer: AIMessage) -> str | None:
     """The model that a router chose for an answer; None if the answer does not name it."""
     noted = note_on(answer)
     return None if noted is None else noted["model"]
-
-
-def _joined(messages: Sequence[BaseMessage]) -> str:
-    return "\n".join(text for message in messages if (text := message.text))

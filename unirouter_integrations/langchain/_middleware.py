@@ -104,7 +104,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         models: MutableMapping[str, Any],
         *,
         cost_weight: float | None = None,
-        judged_by: JudgedBy = "last_human",
+        judged_by: JudgedBy = "recent_human",
         sticky: Sticky = "tools",
         fallback: Fallback = True,
         cooldown: float = 5.0,

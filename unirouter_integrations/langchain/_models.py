@@ -47,7 +47,7 @@ def as_chat_model(name: object, model: Any) -> Model:
     return model
 
 
-def changed(model: Any, method: str, *arguments: Any, **keywords: Any) -> Any:
+def changed(model: Any, method: str, /, *arguments: Any, **keywords: Any) -> Any:
     """What `bind_tools` or `with_structured_output` makes of a model, within what is around it, such as retries."""
     if not isinstance(model, RunnableBindingBase) or isinstance(model.bound, RunnableSequence):
         return getattr(model, method)(*arguments, **keywords)
