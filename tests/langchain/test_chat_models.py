@@ -110,6 +110,7 @@ async def test_every_kind_of_input_is_taken(llm: ChatUniRouter, given_input: Any
 
 def test_the_last_human_message_decides(llm: ChatUniRouter) -> None:
     """Neither the system message nor earlier turns; without a human message, everything there is."""
+    llm.judged_by = "last_human"
     history = [SystemMessage("poem"), HumanMessage("a poem"), AIMessage("a poem"), HumanMessage("a sum")]
     assert llm.invoke(history).text == "abacus a sum"
     assert llm.invoke([*history, AIMessage("poem: see tool")]).response_metadata["unirouter"]["model"] == "abacus"

@@ -17,8 +17,10 @@ from unirouter_integrations.serving import ModelRegistry
 from unirouter_integrations.testing import ChatFake
 
 
-def chat(router: UniRouter, **settings: Any) -> ChatUniRouter:
-    return ChatUniRouter(router=router, models={name: ChatFake(model=name) for name in router.models}, **settings)
+def chat(router: UniRouter, *, judged_by: Any = "last_human", **settings: Any) -> ChatUniRouter:
+    """Judged by the last question, as those here are too short to stand alone."""
+    models = {name: ChatFake(model=name) for name in router.models}
+    return ChatUniRouter(router=router, models=models, judged_by=judged_by, **settings)
 
 
 def chosen(answer: AIMessage) -> str:
@@ -44,6 +46,24 @@ CONVERSATION = [
 def test_what_a_prompt_is_judged_by_can_be_chosen(router: UniRouter, judged_by: Any, model: str) -> None:
     """The last human message, or what a function makes of the messages."""
     assert chosen(chat(router, judged_by=judged_by).invoke(CONVERSATION)) == model
+
+
+ABOUT_POEMS = "poem " * 20
+
+
+@pytest.mark.parametrize(
+    ("asked", "model"), [("and", "poet"), ("sum " * 20, "abacus"), ("go on", "poet"), ("and in words?", "poet")]
+)
+def test_a_short_question_keeps_the_subject_of_the_one_before(router: UniRouter, asked: str, model: str) -> None:
+    """By default, in a chat model and in an agent; a question that is long enough stands alone."""
+    history = [HumanMessage(ABOUT_POEMS), AIMessage("sum"), HumanMessage(asked)]
+    models: dict[str, Any] = {name: ChatFake(model=name) for name in router.models}
+    assert chosen(ChatUniRouter(router=router, models=models).invoke(history)) == model
+    agents = pytest.importorskip("langchain.agents")
+    from unirouter_integrations.langchain import UniRouterMiddleware
+
+    agent = agents.create_agent(models["oracle"], middleware=[UniRouterMiddleware(router, models)])
+    assert chosen(agent.invoke({"messages": history})["messages"][-1]) == model
 
 
 def test_the_texts_are_what_their_names_say() -> None:
@@ -105,7 +125,8 @@ def cache_aware(router: UniRouter, **fields: Any) -> ChatUniRouter:
     """USD per 1,000 calls; an error is worth 50 of them."""
     models: dict[str, Any] = {name: ChatFake(model=name) for name in PRICES}
     registry = ModelRegistry(models, prices=PRICES)
-    return ChatUniRouter(router=router, models=registry, sticky="cache", **{"cost_weight": 0.02, **fields})
+    given = {"judged_by": "last_human", "cost_weight": 0.02, **fields}
+    return ChatUniRouter(router=router, models=registry, sticky="cache", **given)
 
 
 @pytest.mark.parametrize(
@@ -147,9 +168,9 @@ def test_prices_may_be_those_that_profiling_noted(router: UniRouter) -> None:
     for name, profile in router.profiles.items():
         router.register(replace(profile, metadata={"price": asdict(PRICES[name])}))
     history = [HumanMessage("sum number i"), said("abacus", 100_000), HumanMessage("poem number i")]
-    assert ChatUniRouter(router=router, models=models, sticky="cache", cost_weight=0.02).decide().invoke(
-        history
-    ) == cache_aware(router).decide().invoke(history)
+    assert chat(router, sticky="cache", cost_weight=0.02).decide().invoke(history) == cache_aware(
+        router
+    ).decide().invoke(history)
 
 
 async def test_deciding_alone_calls_no_model(router: UniRouter) -> None:

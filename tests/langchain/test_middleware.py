@@ -107,6 +107,7 @@ def models(router: UniRouter) -> dict[str, Agentic]:
 
 def agent_of(router: UniRouter, models: Any, *, tools: Any = (), after: Any = (), **settings: Any) -> Any:
     """An agent whose own model always fails: whatever is answered was routed."""
+    settings.setdefault("judged_by", "last_human")  # the questions here are too short to stand alone
     own = {key: settings.pop(key) for key in ("cost_weight", "sticky", "judged_by", "fallback") if key in settings}
     never = Agentic(model_name="never", error=AssertionError("the agent's own model was called"))
     middleware: Any = [UniRouterMiddleware(router, models, **own), *after]
@@ -733,3 +734,12 @@ def test_what_others_add_to_the_messages_is_kept(router: UniRouter, models: dict
     agent: Any = create_agent(models["poet"], middleware=[outer, UniRouterMiddleware(router, models), inner])
     agent.invoke(asked("a poem"))
     assert lists[0] is lists[1]
+
+
+def test_the_messages_are_in_traces_once(router: UniRouter, models: dict[str, Agentic]) -> None:
+    """With the run of the model; where LangGraph can leave them out, they are not also with the middleware's."""
+    policies = pytest.importorskip("langgraph.types")
+    if not hasattr(policies, "TracePolicy"):
+        pytest.skip("this LangGraph has no trace policies")
+    policy: Any = UniRouterMiddleware(router, models).trace_policy
+    assert policy.process_inputs is policies.omit_payload

@@ -417,6 +417,8 @@ async def test_a_call_may_have_its_own_options(face: Face, way: str, router: Uni
     assert (await seen(face, made, way, "a date"))[0] == "oracle"
     assert (await seen(face, made, way, "a date", cost_weight=5))[0] == "abacus"
     assert (await seen(face, made, way, "a sum", among=["poet", "oracle"]))[0] == "oracle"
+    assert (await seen(face, made, way, "a date", cost_weight=5, max_error=0.5))[0] == "oracle"
+    assert (await seen(face, made, way, "a date", max_cost=1.5))[0] == "abacus"
     assert (await seen(face, made, way, "a sum", among=["poet", "oracle"], cost_weight=5))[0] == "poet"
     assert (await seen(face, made, way, "a sum", model="poet"))[0] == "poet"
     assert (await seen(face, face.make(router, models_of(face)), way, "a date"))[0] == "abacus"

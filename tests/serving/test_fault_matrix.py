@@ -10,7 +10,7 @@ import json
 import random
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import pytest
@@ -268,16 +268,24 @@ TWO_WAYS = {
 }
 
 
-def cells(ways: dict[str, Way]) -> list[Any]:
-    """The ways with all their faults."""
+QUICK = {"400", "503", "429 quota spent", "hang", "empty", "role, cut", "role, end", "text, cut", "text, no finish"}
+
+
+def cells(ways: dict[str, Way], quick_ways: Collection[str] = ()) -> list[Any]:
+    """The ways with all their faults. Those that the others stand for are slow tests."""
     return [
-        pytest.param(way, fault, id=f"{how}: {kind}")
+        pytest.param(
+            way,
+            fault,
+            id=f"{how}: {kind}",
+            marks=[] if kind in QUICK or how in quick_ways else pytest.mark.slow,
+        )
         for how, way in ways.items()
         for kind, fault in (STREAMED if way.streamed else PLAIN).items()
     ]
 
 
-@pytest.mark.parametrize(("way", "fault"), cells(WAYS))
+@pytest.mark.parametrize(("way", "fault"), cells(WAYS, TWO_WAYS))
 @pytest.mark.filterwarnings("ignore:.*is in beta")
 async def test_another_model_answers(way: Way, fault: Fault, script: Script) -> None:
     """Unless it is the caller's own error. A stream that breaks after some text is an error, never an answer."""

@@ -143,15 +143,18 @@ class _Operation(NamedTuple):
 class ChatUniRouter(BaseChatModel):
     """A chat model that sends each call to the registered model with the least expected error plus weighted cost.
 
-    Put it where a chat model stood: `prompt | ChatUniRouter(router=router, models=models) | parser`. The prompt is
-    judged by its last human message. Answers come from the chosen model unchanged, with the decision added under
-    `response_metadata["unirouter"]` (of a stream: on its first chunk). The run's trace carries it as metadata
-    `unirouter_model`, `unirouter_cluster` and so on. If a model fails, the next best one takes the call.
+    Put it where a chat model stood: `prompt | ChatUniRouter(router=router, models=models) | parser`. A conversation is
+    judged by what its user asks now. Answers come from the chosen model unchanged, with the decision added under
+    `response_metadata["unirouter"]` (of a stream: on its first chunk); in a loop of tool calls it is that of the first
+    one, for as long as the same model goes on. The run's trace carries it as metadata `unirouter_model`,
+    `unirouter_cluster` and so on. If a model fails, the next best one takes the call; its run has an id of its own, and
+    the metadata `unirouter_run_id` if the call came with a `run_id`.
 
     A call may have its own options: `config={"configurable": {...}}` with `unirouter_cost_weight`, `unirouter_among`
-    (names) or `unirouter_model` (a name), or the keyword `model="<name>"`. Models that cannot take a call, by their
-    `profile` or what a `ModelRegistry` declares (no tools, no images, too long an input), are left out of it; the
-    decision holds the reasons. `output_version` is each model's own. The standard model arguments (`temperature`,
+    (names), `unirouter_model` (a name), `unirouter_max_error` or `unirouter_max_cost`, or the keyword `model="<name>"`.
+    Models that cannot take a call, by their `profile` or what a `ModelRegistry` declares (no tools, no images, too long
+    an input), are left out of it; the decision holds the reasons. Providers do not understand all of each other's
+    messages: a model is sent other models' answers as it takes them. `output_version` is each model's own. The standard model arguments (`temperature`,
     `max_tokens` ...) are accepted and have no effect, as the models have their own.
 
     Attributes:
@@ -160,8 +163,10 @@ class ChatUniRouter(BaseChatModel):
             named for `init_chat_model` (`"openai:gpt-5-nano"`, needs `langchain`); it is then made at once. The dict or
             registry itself is kept, not copied.
         cost_weight: lambda for the calls of this chat model; None for the router's.
-        judged_by: What a prompt is judged by: its last human message that has text (`"last_human"`), with the system
-            message before it, the whole `"conversation"`, or a function from the messages to a text.
+        judged_by: What a conversation is judged by: what the user asks now (`"recent_human"`), which is the last human
+            message that has text, or, where it is too short to have a subject of its own, the ones before it as well;
+            the last one alone (`"last_human"`), with the system message before it (`"system_and_last_human"`), the
+            whole `"conversation"`, or a function from the messages to a text.
         sticky: Which calls stay with the model that gave the last answer, if it still takes part and can take the call:
             those of one loop of tool calls (`"tools"`), or all of a conversation (`"thread"`), whose prompt cache is
             then kept. With `"cache"` a conversation moves between its questions, but only if the expected gain is worth

@@ -44,13 +44,20 @@ except ImportError as error:
     msg = "UniRouterMiddleware needs LangChain's agents: pip install 'langchain>=1.3'."
     raise MissingDependencyError(msg) from error
 
+try:
+    from langgraph.types import TracePolicy, omit_payload
+except ImportError:  # of older versions
+    _TRACE_POLICY = None
+else:
+    _TRACE_POLICY = TracePolicy(process_inputs=omit_payload)  # the model's own run has the messages
+
 
 class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT]):
     """Gives each call of an agent to the registered model with the least expected error plus weighted cost.
 
-    A question is judged by its last human message. The model that takes it keeps it, however many tools it calls; the
-    next human message is decided anew. Another model takes over if that one fails, is unregistered, or cannot take a
-    call (no tools, no images, too long an input, by its `profile` or what a `ModelRegistry` declares).
+    A conversation is judged by what its user asks now. The model that takes a question keeps it, however many tools it
+    calls; the next human message is decided anew. Another model takes over if that one fails, is unregistered, or
+    cannot take a call (no tools, no images, too long an input, by its `profile` or what a `ModelRegistry` declares).
 
     Each answer carries its decision under `response_metadata["unirouter"]`: that of the first one of its question, for
     as long as the same model goes on. It is all that later calls know of earlier ones, so agents within agents do not
@@ -59,20 +66,22 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
     `unirouter_cluster` and so on.
 
     A run may have its own options, in its context (attributes or keys) or in `config["configurable"]`:
-    `unirouter_cost_weight`, `unirouter_among` (names) or `unirouter_model` (a name, which no other model replaces).
+    `unirouter_cost_weight`, `unirouter_among` (names), `unirouter_model` (a name, which no other model replaces),
+    `unirouter_max_error` and `unirouter_max_cost`.
 
     List it first. What comes after it, such as prompt caching, then sees the chosen model. A router listed after
     `ModelFallbackMiddleware` would choose the failing model again on every attempt.
 
     Providers do not understand all of each other's messages. Answers of another provider than the chosen model's are
     therefore sent as their text and tool calls alone, without reasoning, item ids and the like; in the state they stay
-    as they were. Of `model_settings` made for another provider's model only `temperature`, `max_tokens` and `stop` are
-    kept.
+    as they were. Of `model_settings` made for another provider's model only `temperature`, `max_tokens`, `stop` and
+    what is about tools (`parallel_tool_calls`, `strict`) are kept.
 
     Args:
         router: The fitted router, with a profile registered for each of the models.
-        models: The chat models by name, or names for `init_chat_model`; a dict or a `ModelRegistry`. It is kept, not
-            copied: a model joins by `models[name] = model` and `router.register(profile)`, while the agent is in use.
+        models: The chat models by name, or names for `init_chat_model`; a dict or a `ModelRegistry`. They may have
+            arguments bound, but no tools. It is kept, not copied: a model joins by `models[name] = model` and
+            `router.register(profile)`, while the agent is in use.
         cost_weight: lambda for this agent; None for the router's.
         judged_by: See `ChatUniRouter`.
         sticky: See `ChatUniRouter`.
@@ -97,6 +106,8 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         agent = create_agent("openai:gpt-5-nano", tools, middleware=[router_middleware])
         ```
     """
+
+    trace_policy = _TRACE_POLICY
 
     def __init__(
         self,
