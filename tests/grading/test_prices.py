@@ -41,6 +41,8 @@ def test_a_price_is_looked_up(name: str) -> None:
         ("perplexity:sonar-pro", Price(3.0, 15.0)),  # and a fee per request
         ("together:meta-llama/Llama-3.3-70B-Instruct-Turbo", Price(0.88, 0.88)),
         ("bedrock_converse:anthropic.claude-3-5-sonnet-20241022-v2:0", Price(3.0, 15.0, cached_input=0.3)),
+        ("us.anthropic.claude-3-5-sonnet-20241022-v2:0", Price(3.0, 15.0, cached_input=0.3)),
+        ("anthropic.claude-3-5-sonnet-20241022-v2:0", Price(3.0, 15.0, cached_input=0.3)),
     ],
 )
 def test_which_price_is_taken(name: str, price: Price) -> None:

@@ -14,6 +14,8 @@ from unirouter_integrations.grading._records import Usage
 _PER_TOKENS = 1_000_000  # prices are per million tokens, as providers list them
 _HOW_TO_GIVE = "price=Price(input, output), in USD per million tokens"
 
+_ID_OF_BEDROCK = re.compile(r"([a-z]{2,6}\.)?[a-z0-9]+\.[a-z][\w.-]*:\d+")  # region, maker, model and version
+
 
 @dataclass(frozen=True)
 class Price:
@@ -50,7 +52,8 @@ def price_of(model: str) -> Price:
 
     Args:
         model: The provider and the name, as `init_chat_model` takes them ("openai:gpt-5-mini"), or with a slash
-            ("openrouter/openai/gpt-5-mini"). A name alone ("gpt-5-mini") is that of the maker's own service.
+            ("openrouter/openai/gpt-5-mini"). A name alone ("gpt-5-mini") is that of the maker's own service, or an id
+            of Bedrock ("us.anthropic.claude-sonnet-4-20250514-v1:0").
 
     Raises:
         InvalidInputError: If the model is unknown, or has no price per token.
@@ -60,6 +63,8 @@ def price_of(model: str) -> Price:
         from genai_prices import Usage as Tokens
         from genai_prices import calc_price
     provider, name = re.split("[:/]", model, maxsplit=1) if re.search("[:/]", model) else (None, model)
+    if _ID_OF_BEDROCK.fullmatch(model):
+        provider, name = "aws", model
     price_for = partial(calc_price, model_ref=name, provider_id=provider)
     try:
         # The cost of one token is the price of the first tier, however genai-prices stores tiers and units.
