@@ -15,7 +15,7 @@ from llama_index.core.tools import QueryEngineTool, RetrieverTool, ToolMetadata
 from llamaindex_fakes import ToyEmbedding, fakes, toy_index, watched
 
 from unirouter_integrations import InvalidInputError, UniRouter, UnknownModelError
-from unirouter_integrations.llamaindex import UniRouterSelector
+from unirouter_integrations.llamaindex import UniRouterSelector, UniRouterSelectorResult, call_options
 
 QUERIES = {"the sum of Rome": "abacus", "the poem of Oslo": "poet", "the date of Lima": "oracle"}
 CHOICES = [ToolMetadata("answers", name) for name in ("poet", "oracle", "abacus")]
@@ -195,3 +195,19 @@ async def test_a_hundred_selections_at_once_do_not_mix(shared: UniRouter, embed_
     queries = [(f"{query} <{n}>", name) for n in range(34) for query, name in QUERIES.items()]
     answers = await asyncio.gather(*(engine.aquery(query) for query, _ in queries))
     assert all(str(answer).startswith(name) for answer, (_, name) in zip(answers, queries, strict=True))
+
+
+async def test_tools_may_be_of_profiles_with_other_names(router: UniRouter) -> None:
+    """All tools of the chosen profile are selected: one model over two indexes, or a pipeline."""
+    profiles = {"math-docs": "abacus", "math-faq": "abacus", "poems": "poet"}
+    selector = UniRouterSelector(router=router, profiles=profiles)
+    choices = [ToolMetadata("answers", name) for name in ("poems", "math-docs", "oracle", "math-faq")]
+    for question, indices in (("a sum", [1, 3]), ("a poem", [0]), ("a date", [2])):
+        for result in (selector.select(choices, question), await selector.aselect(choices, question)):
+            assert result.inds == indices
+            assert isinstance(result, UniRouterSelectorResult)
+            assert {selection.reason for selection in result.selections} == {str(result.decision)}
+    with call_options(max_error=0.0):
+        assert selector.select(choices, "a sum").inds in ([1, 3], [2])
+    with pytest.raises(UnknownModelError, match="bard"):
+        UniRouterSelector(router=router, profiles={"poems": "bard"}).select(choices, "a poem")

@@ -1,7 +1,7 @@
 """`UniRouterSelector`: for a `RouterQueryEngine` over one query engine per model."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from llama_index.core.base.base_selector import BaseSelector, SelectorResult, SingleSelection
@@ -32,22 +32,27 @@ class UniRouterSelectorResult(SelectorResult):
 
     @classmethod
     def of(cls, decision: RoutingDecision, names: Sequence[str]) -> "UniRouterSelectorResult":
-        """The selection of the chosen model among these."""
-        selection = SingleSelection(index=names.index(decision.model), reason=str(decision))
-        return cls(selections=[selection], decision=decision)
+        """The selection of the chosen model among these; of all choices that are of this model."""
+        chosen = [index for index, name in enumerate(names) if name == decision.model]
+        selections = [SingleSelection(index=index, reason=str(decision)) for index in chosen]
+        return cls(selections=selections, decision=decision)
 
 
 class UniRouterSelector(BaseSelector):
     """Selects, for each query, the one tool whose model has the least expected error plus weighted cost.
 
-    For a `RouterQueryEngine` or a `RouterRetriever`: each tool is named after a registered model. A query is judged by
-    its text. For options of single queries see `call_options`. The result is at
+    For a `RouterQueryEngine` or a `RouterRetriever`: each tool is named after a registered profile, or `profiles` says
+    which one it is of. A profile need not be a model's: a whole query engine can be profiled, and a plain LLM beside
+    it, for questions that need no retrieval. If several tools are of the chosen profile, such as one model over two
+    indexes, all are selected. A query is judged by its text. For options of single queries see `call_options`. The
+    result is at
     `response.metadata["selector_result"]`; its reason is a sentence and its `decision` the `RoutingDecision`. A
     `RouterQueryEngine` keeps the tools it was made with; to let models join later, take `UniRouterQueryEngine` or
     `UniRouterLLM`.
 
     Args:
         router: The fitted router.
+        profiles: The names of the profiles by those of the tools; None if they have the same names.
         cost_weight: lambda for these selections; None for the router's.
         embed_model: The embedding model of the index, if the router was fitted with it (`UniRouter.fit(prompts,
             embedder=embed_model)`). Then a query is embedded once, for the selection and for the retrieval.
@@ -67,34 +72,45 @@ class UniRouterSelector(BaseSelector):
     """
 
     def __init__(
-        self, *, router: UniRouter, cost_weight: float | None = None, embed_model: BaseEmbedding | None = None
+        self,
+        *,
+        router: UniRouter,
+        profiles: Mapping[str, str] | None = None,
+        cost_weight: float | None = None,
+        embed_model: BaseEmbedding | None = None,
     ) -> None:
         check_router(router)
         self.router = router
+        self.profiles = dict(profiles or {})
         self.cost_weight = None if cost_weight is None else number(cost_weight, "cost_weight")
         self._vectors = QueryVectors(router, embed_model)
 
     @override
     def _select(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> UniRouterSelectorResult:
-        names = _names(choices)
+        names = self._names(choices)
         self._vectors.share(query)
         return _selected(self._snapshot(names).route(**self._asked(query)), names)
 
     @override
     async def _aselect(self, choices: Sequence[ToolMetadata], query: QueryBundle) -> UniRouterSelectorResult:
-        names = _names(choices)
+        names = self._names(choices)
         await self._vectors.ashare(query)
         return _selected(await self._snapshot(names).aroute(**self._asked(query)), names)
 
     def _snapshot(self, names: list[str]) -> Snapshot:
         """The router with these candidates, of which the options of the call may leave out some."""
         allowed = current_options().among
-        return self.router.snapshot(names if allowed is None else [name for name in names if name in allowed])
+        return self.router.snapshot([*dict.fromkeys(name for name in names if allowed is None or name in allowed)])
 
     def _asked(self, query: QueryBundle) -> dict[str, Any]:
-        weight, vector = current_options().cost_weight, self._vectors.of(query)
+        options, vector = current_options(), self._vectors.of(query)
         asked: dict[str, Any] = {"prompt": query.query_str} if vector is None else {"vector": vector}
-        return {**asked, "cost_weight": self.cost_weight if weight is None else weight}
+        weight = self.cost_weight if options.cost_weight is None else options.cost_weight
+        return {**asked, "cost_weight": weight, "max_error": options.max_error}
+
+    def _names(self, choices: Sequence[ToolMetadata]) -> list[str]:
+        """The profile of each choice."""
+        return [self.profiles.get(name, name) for name in _tool_names(choices)]
 
     @override
     def _get_prompts(self) -> dict[str, Any]:
@@ -110,7 +126,7 @@ def _selected(decision: RoutingDecision, names: Sequence[str]) -> UniRouterSelec
     return UniRouterSelectorResult.of(decision, names)
 
 
-def _names(choices: Sequence[ToolMetadata]) -> list[str]:
+def _tool_names(choices: Sequence[ToolMetadata]) -> list[str]:
     names = [choice.name for choice in choices]
     wrong = [name for name, count in Counter(names).items() if count > 1 or not name]
     if wrong:
