@@ -76,7 +76,7 @@ KNOWN = {  # a sum can be seen in these
     "another role": [ChatMessage(role="user", content="sum number")],
     "thousands of messages": [
         *(kind("poem number") for _ in range(3000) for kind in (HumanMessage, AIMessage)),
-        HumanMessage("sum number"),
+        HumanMessage(f"sum number {'i' * 60}"),  # too long to be a follow-up
     ],
 }
 

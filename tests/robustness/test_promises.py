@@ -228,6 +228,7 @@ TAKEN: dict[str, Callable[[], Any]] = {
     "keys": lambda: ["mini"],
     "listener": lambda: print,
     "losses": lambda: HALVES,
+    "max_error": lambda: 1.0,
     "mean": lambda: HALVES,
     "method": lambda: "unirouter",
     "model": lambda: ask,

@@ -152,7 +152,12 @@ class RoutingDecision(Candidate):
         return tuple(each.model for each in self.ranking if each.expected_error < self.expected_error)
 
     def within(self, max_error: float) -> RoutingDecision:
-        """The decision among the candidates that are expected to err at most so much, if there are any."""
+        """The decision among the candidates that are expected to err at most so much, if there are any.
+
+        Raises:
+            InvalidInputError: If it is no number from 0 to 1.
+        """
+        number(max_error, "max_error", high=1)
         fit = [each.model for each in self.ranking if each.expected_error <= max_error]
         above = [each for each in self.ranking if each.expected_error > max_error]
         if not (fit and above):

@@ -349,8 +349,6 @@ class Snapshot:
         return self.cost_weight if cost_weight is None else number(cost_weight, "cost_weight")
 
     def _decide(self, vectors: Vectors, weight: float, max_error: float | None, began: float) -> list[RoutingDecision]:
-        if max_error is not None:
-            number(max_error, "max_error", high=1)
         decisions: list[RoutingDecision] = []
         for start in range(0, len(vectors), _ROWS_PER_PART):
             memberships: Memberships = self.clusters.phi(vectors[start : start + _ROWS_PER_PART])
