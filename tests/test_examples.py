@@ -194,6 +194,18 @@ def test_the_rag_example_names_model_reason_and_sources() -> None:
     )
 
 
+def test_pipelines_are_routed_like_models() -> None:
+    """What needs no retrieval has none; the thorough pipeline gets what the quick one fails at."""
+    pytest.importorskip("llama_index.core")
+    with llamaindex():
+        output = run_once("route_pipelines")
+    assert "LOCAL PROGRAMS" in output
+    shown = re.findall(r"^   (\w+) +(right|wrong)  ", output, re.MULTILINE)
+    assert shown == [(name, "right") for name in ("alone", "alone", "quick", "quick", "thorough")]
+    assert "20 questions, 1.24 USD per 1,000; all by the thorough one: 5.00" in output
+    assert re.search(r"3\. .*\n   (alone|quick) for cluster", output)
+
+
 def test_the_llamaindex_agent_keeps_each_question_with_its_model() -> None:
     """Also through its tool calls; tracing sees every decision."""
     pytest.importorskip("llama_index.core")
