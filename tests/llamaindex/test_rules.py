@@ -20,7 +20,7 @@ from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.core.tools import FunctionTool, ToolMetadata
 from llama_index.core.workflow import StartEvent, StopEvent, Workflow, step
 from llamaindex_fakes import BadRequestError, Clock, Fake, Service, doubtful, excluded, fakes, terse
-from pydantic import Field
+from pydantic import BaseModel, Field
 from typing_extensions import override
 
 from unirouter_integrations import InvalidInputError, NoModelError, UniRouter, UnknownModelError
@@ -858,3 +858,32 @@ async def test_a_call_has_limits_of_its_own(router: UniRouter, way: str) -> None
             assert {each["kind"] for each in decision["excluded"]} == {"too_expensive"}
     with pytest.raises(InvalidInputError, match="max_error"), call_options(max_error=2):
         pass
+
+
+class Signed(BaseModel):
+    """An answer that only two models fill in as it should be."""
+
+    text: str = Field(pattern="^(poet|oracle)")
+
+
+async def test_a_form_that_is_filled_in_badly_goes_to_a_better_model(router: UniRouter) -> None:
+    """It counts against no model; if no better one can fill it in, the error is raised."""
+    models = ModelRegistry(fakes())
+    llm = UniRouterLLM(router=router, models=models, cost_weight=10)
+    template = PromptTemplate("{query_str}")
+    for form in (
+        llm.structured_predict(Signed, template, query_str="a date"),
+        await llm.astructured_predict(Signed, template, query_str="a date"),
+    ):
+        assert form.text.startswith(("poet", "oracle"))
+    assert n_calls(models, "abacus") == 2
+    for name in ("poet", "oracle"):
+        models[name].reply = lambda _: "bard"
+    for _ in range(6):
+        with pytest.raises(ValueError, match="validation error for Signed"):
+            llm.structured_predict(Signed, template, query_str="a date")
+    assert models.health.cooling_down([*models]) == {}
+    with pytest.raises(ValueError, match="validation error for Signed"):
+        UniRouterLLM(router=router, models=fakes(), cost_weight=10, fallback=False).structured_predict(
+            Signed, template, query_str="a date"
+        )

@@ -10,7 +10,6 @@ from conftest import TOY_PROMPTS, toy_embed, toy_scores
 
 pytest.importorskip("langchain_core")
 
-from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.outputs import ChatResult
 
@@ -204,7 +203,7 @@ async def test_the_next_best_takes_over_from_a_model_that_fails(face: Face, way:
 @every_way
 async def test_errors_that_are_the_callers_own_are_raised(face: Face, way: str, router: UniRouter) -> None:
     """Unchanged: no model could do better, so no other one is asked, unless a function of the error says so."""
-    for error in (BadRequestError(), InvalidInputError("wrong"), OutputParserException("wrong")):
+    for error in (BadRequestError(), InvalidInputError("wrong")):
         models = models_of(face, poet=face.model("poet", error=error))
         with pytest.raises(type(error)) as caught:
             await face.ask(face.make(router, models), way, "a poem")

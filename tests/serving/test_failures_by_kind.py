@@ -18,8 +18,6 @@ from unirouter_integrations.serving._failures import (
     Failure,
     classify,
     is_fault_of_model,
-    is_refusal_error,
-    is_survivable,
     is_transient,
     retry_after,
 )
@@ -92,16 +90,19 @@ CLASSES: dict[str, dict[str, str]] = {
         "too_long": "LengthFinishReasonError",
     },
     "langchain_core.exceptions": {
-        "request": "OutputParserException ModelInvalidRequestError",
+        "request": "ModelInvalidRequestError",
+        "unparsed": "OutputParserException",
         "gone": "ModelAuthenticationError ModelPermissionDeniedError ModelNotFoundError",
         "transient": "ModelRateLimitError ModelAPIError ModelConnectionError ModelTimeoutError",
         "too_long": "ContextOverflowError",
         "refused": "ModelRefusalError",
     },
     "langgraph.errors": {"request": "GraphBubbleUp GraphInterrupt"},
-    "langchain.agents.structured_output": {"request": "StructuredOutputValidationError MultipleStructuredOutputsError"},
-    "llama_index.core.output_parsers.base": {"request": "OutputParserException"},
-    "pydantic_core": {"request": "ValidationError"},
+    "langchain.agents.structured_output": {
+        "unparsed": "StructuredOutputValidationError MultipleStructuredOutputsError"
+    },
+    "llama_index.core.output_parsers.base": {"unparsed": "OutputParserException"},
+    "pydantic_core": {"unparsed": "ValidationError"},
     "unirouter_integrations.errors": {
         "request": "InvalidInputError UnknownModelError",
         "gone": "MissingDependencyError",
@@ -132,7 +133,6 @@ def test_classes_of_libraries(module: str) -> None:
             else:
                 raised = bare(kind)
             assert classify(raised) == failure, name
-            assert is_survivable(raised) == (failure not in {"request", "refused"})
 
 
 def test_at_least_the_errors_of_the_review() -> None:
@@ -217,8 +217,8 @@ def test_at_least_the_errors_of_the_review() -> None:
         (RuntimeError("Response was terminated early: PROHIBITED_CONTENT"), "refused"),
         (ValueError("Azure has not provided the response due to a content filter being triggered"), "refused"),
         (ValueError("unknown argument 'content_filter'"), "other"),
-        (error("OutputParserException", "Azure OpenAI's content management policy is ..."), "request"),
-        (error("ValidationError", "1 validation error for ChatTopic: {'code': 'content_filter'}"), "request"),
+        (error("OutputParserException", "Azure OpenAI's content management policy is ..."), "unparsed"),
+        (error("ValidationError", "1 validation error for ChatTopic: {'code': 'content_filter'}"), "unparsed"),
         # Our own.
         (InvalidInputError("cost_weight should be a number"), "request"),
         (UnknownModelError("There is no model 'm'"), "request"),
@@ -231,7 +231,6 @@ def test_what_errors_say_of_themselves(raised: Exception, failure: str) -> None:
     """By code, status, name and text, in this order where they disagree."""
     assert classify(raised) == failure
     assert is_transient(raised) == (failure == "transient")
-    assert is_refusal_error(raised) == (failure == "refused")
     assert is_fault_of_model(raised) == (failure in {"transient", "gone", "garbled", "other"})
 
 

@@ -42,6 +42,7 @@ Outcome = Literal[
     "gone",
     "request",
     "refusal by error",
+    "unparsed",
 ]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
@@ -76,7 +77,12 @@ class OpenAIRefusalError(Exception):
     """A refusal, as langchain-openai raises it."""
 
 
+class OutputParserException(Exception):  # noqa: N818  # the name of LangChain's
+    """An answer that does not fit the form."""
+
+
 ERRORS: dict[str, type[Exception]] = {
+    "unparsed": OutputParserException,
     "unsaid": ConnectionError,
     "broken": ConnectionError,
     "cut": ConnectionError,
@@ -369,7 +375,7 @@ def expected(
         kind = None if has_begun else kind_of(plan, outcome)
         if kind == "rejected":
             better = [each for each in left if errors[each] < errors.get(name, 0.0)]
-            if not (plan.checks and better):
+            if not ((plan.checks or outcome == "unparsed") and better):
                 kind = None
             else:
                 left, reserve = better, []
@@ -396,7 +402,7 @@ def kind_of(plan: Plan, outcome: Outcome) -> str | None:
         return None
     if outcome == "refusal by error":
         return "refused" if plan.fallback == "refusals" else None
-    return None if outcome == "request" else "failed"
+    return {"request": None, "unparsed": "rejected"}.get(outcome, "failed")
 
 
 @settings(max_examples=60)

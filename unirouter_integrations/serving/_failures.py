@@ -18,11 +18,12 @@ from typing import Any, Literal
 
 from unirouter_integrations.grading._models import field_of
 
-Failure = Literal["request", "refused", "too_long", "gone", "transient", "garbled", "other"]
+Failure = Literal["request", "refused", "unparsed", "too_long", "gone", "transient", "garbled", "other"]
 """The kinds of failures.
 
 - request: The caller's own. Every model would refuse it, so it is raised.
 - refused: A provider's refusal, or its filter.
+- unparsed: The answer does not fit the form that was asked for. A better model may fill it in; the model is healthy.
 - too_long: More than this model takes. Another one may take it; the model is healthy.
 - gone: This model cannot be used for now: key, credit, quota, access, retired, not loaded, no tools.
 - transient: The same call may succeed later. It counts against the model.
@@ -35,7 +36,8 @@ Failure = Literal["request", "refused", "too_long", "gone", "transient", "garble
 # any part of the provider's message ("text"). Codes and texts are read without regard to case.
 _RULES: tuple[tuple[str, Failure, str], ...] = (
     # 1. Frameworks say what they mean.
-    ("class", "request", r"InvalidInputError|UnknownModelError|OutputParserException|(Multiple)?StructuredOutput\w*"),
+    ("class", "request", r"InvalidInputError|UnknownModelError"),
+    ("class", "unparsed", r"OutputParserException|(Multiple)?StructuredOutput\w*"),
     ("class", "request", r"GraphBubbleUp|(Model|Tool)CallLimitExceededError|PIIDetectionError"),  # of LangGraph
     ("class", "request", r"ParamValidationError|UnicodeEncodeError"),  # of what the caller passes
     ("class", "too_long", r"Context(Overflow|WindowExceeded)Error|LengthFinishReasonError"),
@@ -43,7 +45,8 @@ _RULES: tuple[tuple[str, Failure, str], ...] = (
     ("class", "gone", r"ImportError|NotImplementedError"),
     ("class", "garbled", r"\w*ResponseValidationError"),
     ("text", "garbled", r"^\d+ validation errors? for (Unmarshaller|\w*(Response|Completion|Chunk|Message|Event))\b"),
-    ("raised", "request", r"ValidationError"),  # of the caller's schema or settings; it quotes what a model wrote
+    ("raised", "unparsed", r"ValidationError"),  # of the caller's schema; it quotes what a model wrote
+    ("text", "unparsed", r"^(Structured output extraction failed|LLM did not return any tool calls)"),  # of LlamaIndex
     # 2. Providers' codes.
     ("text", "too_long", r"^Request too large for"),  # a rate limit, of OpenAI, that one call alone exceeds
     ("code", "refused", r"content_filter(ed)?|\w*content_policy\w*|ResponsibleAIPolicyViolation|refusal"),
@@ -167,16 +170,6 @@ def is_transient(error: BaseException) -> bool:
 def is_fault_of_model(error: BaseException) -> bool:
     """Whether an error counts against the health of the model."""
     return classify(error) in {"gone", "transient", "garbled", "other"}
-
-
-def is_survivable(error: BaseException) -> bool:
-    """Whether another model could take the call. Refusals are another matter: `is_refusal_error`."""
-    return classify(error) not in {"request", "refused"}
-
-
-def is_refusal_error(error: BaseException) -> bool:
-    """Whether an error is a provider's refusal, or comes from its filter."""
-    return classify(error) == "refused"
 
 
 def retry_after(error: BaseException) -> float | None:

@@ -601,6 +601,8 @@ class Serving:
             survives = failure != "request" and (failure != "refused" or self.fallback == "refusals")
         if not (self.fallback and survives):
             return None
+        if failure == "unparsed":
+            return self._better(routed, f"its answer did not fit the form ({type(error).__name__})")
         kind: Any = "refused" if failure == "refused" else "failed"
         return _rerouted(routed, Exclusion(name, kind, f"it failed with {type(error).__name__}"))
 
@@ -624,8 +626,12 @@ class Serving:
         graded = self.framework.text_answer(answer)
         if graded is None or (yield Check(self.escalate, graded, routed, self.framework.checking)):
             return None
-        rejected = Exclusion(name, "rejected", "its answer did not pass")
-        return _rerouted(routed._replace(reserve=()), rejected, routed.decision.better)  # only those that err less
+        return self._better(routed, "its answer did not pass")
+
+    def _better(self, routed: RoutedCall, reason: str) -> RoutedCall | None:
+        """The call as the next model takes it that is expected to err less; None if none is."""
+        rejected = Exclusion(routed.decision.model, "rejected", reason)
+        return _rerouted(routed._replace(reserve=()), rejected, routed.decision.better)
 
     def _is_refusal(self, answer: object) -> bool:
         return answer.is_refused if isinstance(answer, OpenStream) else self.framework.is_refusal(answer)
