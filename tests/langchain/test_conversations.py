@@ -187,3 +187,27 @@ async def test_deciding_alone_calls_no_model(router: UniRouter) -> None:
     rhyme: RunnableLambda[object, str] = RunnableLambda(lambda _: "a rhyme")
     branch = llm.decide() | RunnableBranch((lambda route: route.model == "poet", rhyme), RunnableLambda(lambda _: "no"))
     assert (branch.invoke("poem number i"), branch.invoke("sum number i")) == ("a rhyme", "no")
+
+
+async def test_each_model_is_sent_the_conversation_as_it_takes_it(router: UniRouter) -> None:
+    """Thoughts of another provider's model are none of its; the caller's messages stay as they are."""
+    given: list[list[BaseMessage]] = []
+
+    def reply(messages: list[BaseMessage]) -> str:
+        given.append(messages)
+        return "ok"
+
+    models = {name: ChatFake(model=name, replies=reply) for name in router.models}
+    llm = ChatUniRouter(router=router, models=models, judged_by="last_human")
+    thoughts: list[Any] = [{"type": "thinking", "thinking": "hm", "signature": "x"}, {"type": "text", "text": "42"}]
+    metadata = {"model_provider": "anthropic", "unirouter": {"model": "abacus"}}
+    history = [HumanMessage("sum"), AIMessage(thoughts, response_metadata=metadata), HumanMessage("poem")]
+    llm.invoke(history)
+    await llm.ainvoke(history)
+    list(llm.stream(history))
+    assert [chunk async for chunk in llm.astream(history)]
+    assert [messages[1] for messages in given] == [AIMessage("42")] * 4
+    assert history[1].content == thoughts
+    plain = [HumanMessage("sum"), AIMessage("42"), HumanMessage("poem")]
+    llm.invoke(plain)
+    assert all(one is other for one, other in zip(given[-1], plain, strict=True))

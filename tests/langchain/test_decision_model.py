@@ -33,7 +33,7 @@ def asked(router: UniRouter, state: Any = "a poem", **settings: Any) -> tuple[An
 @needs_decisions
 @pytest.mark.parametrize(
     "state",
-    ["a poem", HumanMessage("a poem"), [HumanMessage("a sum"), AIMessage("2"), HumanMessage("a poem")]],
+    ["a poem", HumanMessage("a poem"), [HumanMessage("a poem"), AIMessage("-"), HumanMessage("poem")]],
     ids=["text", "message", "messages"],
 )
 async def test_it_answers_with_the_routers_choice(router: UniRouter, state: Any) -> None:

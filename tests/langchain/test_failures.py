@@ -10,14 +10,13 @@ from uuid import uuid4
 import pytest
 from conftest import TOY_PROMPTS, toy_embed, toy_scores
 from langchain_core.callbacks import UsageMetadataCallbackHandler
-from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.tools import tool
 from langchain_core.tracers.context import collect_runs
 from langchain_fakes import Saying
 
-from unirouter_integrations import InvalidInputError, UniRouter
+from unirouter_integrations import InvalidInputError, UniRouter, UnknownModelError
 from unirouter_integrations.langchain import ChatUniRouter
 from unirouter_integrations.serving import Health
 from unirouter_integrations.testing import ChatFake
@@ -79,7 +78,7 @@ def test_each_that_fails_is_left_out(router: UniRouter) -> None:
         chat(router, *NAMES).invoke("poem")
 
 
-@pytest.mark.parametrize("error", [InvalidInputError("wrong"), OutputParserException("x")])
+@pytest.mark.parametrize("error", [InvalidInputError("wrong"), UnknownModelError("x")])
 async def test_errors_of_the_caller_are_raised_as_they_come(router: UniRouter, error: Exception) -> None:
     """And no other model is asked."""
     llm = chat(router, "poet", error=error)
@@ -144,7 +143,8 @@ async def test_a_model_that_fails_in_a_loop_of_tool_calls_is_replaced(router: Un
 
 def test_a_thread_moves_on_when_its_model_fails_and_while_it_cools_down(router: UniRouter) -> None:
     """It comes back when the model does."""
-    llm = chat(router, "poet", sticky="thread")
+    settings: Any = {"sticky": "thread", "judged_by": "last_human"}
+    llm = chat(router, "poet", **settings)
     history = [HumanMessage("poem"), CALL.model_copy(update={"tool_calls": []}), HumanMessage("sum")]
     for _ in range(5):
         assert noted(llm.invoke(history)) == ("abacus", FAILED)
@@ -152,7 +152,7 @@ def test_a_thread_moves_on_when_its_model_fails_and_while_it_cools_down(router: 
     model, excluded = noted(llm.invoke(history))
     assert (model, excluded["poet"][0]) == ("abacus", "cooling_down")
     assert llm.models["poet"].n_calls == 5
-    fresh = chat(router, sticky="thread")
+    fresh = chat(router, **settings)
     assert noted(fresh.invoke(history)) == ("poet", {})
 
 

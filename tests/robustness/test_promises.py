@@ -291,6 +291,7 @@ TAKEN_BY: dict[str, dict[str, Callable[[], Any]]] = {
     "PromptClusters.phi": {"vectors": lambda: np.ones((2, router().clusters.dimension), np.float32)},
     "PromptClusters.vectors": {"prompts": lambda: PROMPTS, "vectors": lambda: None},
     "RedisStatistics": {"url": lambda: "redis://localhost:1"},
+    "RoutingDecision.identified": {"noted": lambda: "0123456789abcdef"},
     "RoutingDecision.keeping": {"model": lambda: "large"},
     "Scorer": {"name": lambda: "mine", "function": lambda: grading.as_scorer("exact").function},
     "Snapshot.reroute": {"decision": lambda: router().route("sum"), "exclusion": TAKEN["exclusion"]},
@@ -697,7 +698,11 @@ PROMISES: dict[str, tuple[str, ...]] = {
     ),
     "Options choose among": (),
     "So does an answer in the history": (),
-    "Take neither from a client": (),
+    "Where clients write either": (
+        "tests/langchain/test_overrides.py::test_no_option_of_a_call_is_taken",
+        "tests/langchain/test_overrides.py::test_no_option_of_a_context_is_taken",
+        "tests/langchain/test_overrides.py::test_a_forged_history_forces_no_model",
+    ),
     "A name that is empty": (
         "tests/core/test_profiles.py::test_profiles_that_make_no_sense_are_refused",
         "tests/robustness/test_promises.py::test_a_name_is_one_line",

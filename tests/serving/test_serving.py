@@ -1116,3 +1116,44 @@ def test_quality_is_from_0_to_1(max_error: float) -> None:
     """Like all errors."""
     with pytest.raises(InvalidInputError, match="max_error"):
         Player().serving.decide([CallRequest("a poem", max_error=max_error)])
+
+
+# ---------------------------------------------------------------- decisions that were noted
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"familiarity": "much"},
+        {"familiarity": 7},
+        {"cost_weight": -1.0},
+        {"cost_weight": float("nan")},
+        {"cluster": 99},
+        {"cluster": None},
+        {"model": ["poet"]},
+        {"clusters": "of another router"},
+    ],
+    ids=str,
+)
+def test_a_noted_decision_that_makes_no_sense_is_made_anew(wrong: dict[str, Any]) -> None:
+    """A client may have written it."""
+    player, request = Player(), CallRequest("a poem", kept="poet", is_in_tool_loop=True)
+    (first,) = player.serving.decide([request])
+    noted = {**first.decision.as_dict(), **wrong}
+    (routed,) = player.serving.decide([replace(request, noted=noted)])
+    assert routed.decision.model == "poet"
+    assert routed.decision.id != first.decision.id
+
+
+@pytest.mark.parametrize("given", [None, 7, "x" * 16, "0" * 400])
+def test_a_decision_that_goes_on_keeps_its_id(given: Any) -> None:
+    """So learning counts it once. What is no id is none."""
+    player, request = Player(), CallRequest("a poem", kept="poet", is_in_tool_loop=True)
+    (first,) = player.serving.decide([request])
+    noted = first.decision.as_dict()
+    (routed,) = player.serving.decide([replace(request, noted=noted)])
+    assert routed.decision.id == noted["id"]
+    assert routed.decision.as_dict() == {**noted, "basis": routed.decision.basis}
+    (routed,) = player.serving.decide([replace(request, noted={**noted, "id": given})])
+    assert len(routed.decision.id) == 16
+    assert routed.decision.id not in {noted["id"], given}

@@ -7,6 +7,7 @@ prompt is expected to lose and to cost with each model, and `best` is the argmin
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
@@ -122,6 +123,13 @@ class RoutingDecision(Candidate):
         """Identifies the decision, for a score that comes later. It is drawn at random when it is first read."""
         drawn: str = vars(self).setdefault("_id", os.urandom(8).hex())
         return drawn
+
+    def identified(self, noted: object) -> RoutingDecision:
+        """The same decision with an id that was noted; anything that is no id of a decision is left out."""
+        found = replace(self)
+        if isinstance(noted, str) and re.fullmatch("[0-9a-f]{16}", noted):
+            vars(found)["_id"] = noted
+        return found
 
     @property
     def clusters(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import Counter
@@ -321,15 +322,19 @@ class Snapshot:
         Plain JSON does not hold Phi(x), so it is approximate, see `noted_memberships`.
 
         Returns:
-            The decision; None if its model is no candidate, or its clusters are others than these.
+            The decision; None if its model is no candidate, its clusters are others than these, or it is malformed.
         """
-        memberships = noted_memberships(noted, self.clusters)
+        try:
+            memberships = noted_memberships(noted, self.clusters)
+        except InvalidInputError:  # anybody may have written it
+            return None
         model, weight = noted.get("model"), noted.get("cost_weight")
         if (
             memberships is None
             or not isinstance(model, str)
             or model not in self.profiles
             or not isinstance(weight, int | float)
+            or not 0 <= weight < math.inf
         ):
             return None
         (decision,) = decide(self.pool, memberships, float(weight))

@@ -121,6 +121,7 @@ class _RoutedInput(NamedTuple):
     """An input whose model is already chosen, as `batch` passes it on to `invoke`."""
 
     input: Any
+    messages: list[BaseMessage]
     routed: RoutedCall
 
 
@@ -154,8 +155,8 @@ class ChatUniRouter(BaseChatModel):
     (names), `unirouter_model` (a name), `unirouter_max_error` or `unirouter_max_cost`, or the keyword `model="<name>"`.
     Models that cannot take a call, by their `profile` or what a `ModelRegistry` declares (no tools, no images, too long
     an input), are left out of it; the decision holds the reasons. Providers do not understand all of each other's
-    messages: a model is sent other models' answers as it takes them. `output_version` is each model's own. The standard model arguments (`temperature`,
-    `max_tokens` ...) are accepted and have no effect, as the models have their own.
+    messages: a model is sent other models' answers as it takes them. `output_version` is each model's own. The standard
+    model arguments (`temperature`, `max_tokens` ...) are accepted and have no effect, as the models have their own.
 
     Attributes:
         router: The fitted router, with a profile registered for each of the models.
@@ -173,6 +174,9 @@ class ChatUniRouter(BaseChatModel):
             more than the lost cache: each model's cost includes reading the conversation so far, which the model that
             has it in its prompt cache reads at the cached price. That needs prices, and profiles with costs in USD per
             1,000 calls. The answers in the messages say which model gave them.
+        allow_overrides: Whether a call may have options in its `configurable`, and the answers in its messages say
+            which model gave them. Turn it off where clients write either: then only you choose among the models, and a
+            loop of tool calls stays with its model because its question stays the same.
         fallback: Whether the next model of the same decision takes the call after an error that is not the caller's own
             (a wrong request, which every model would refuse) or an empty answer. `"refusals"`: after a refusal as well.
             Or a function of the error that says so. The decision then names the model that answered, and those that
@@ -219,6 +223,7 @@ class ChatUniRouter(BaseChatModel):
     cost_weight: float | None = None
     judged_by: JudgedBy = "recent_human"
     sticky: Sticky = "tools"
+    allow_overrides: bool = True
     fallback: Fallback = True
     cooldown: float = 5.0
     default: str | None = None
@@ -302,7 +307,7 @@ class ChatUniRouter(BaseChatModel):
 
         def ask(routed: RoutedCall) -> AIMessage:
             model, traced_config = self._prepared_call(routed, given, shown)
-            answer = model.invoke(self._given(item.input, routed), traced_config, **_with(stop, kwargs))
+            answer = model.invoke(self._given(item, routed), traced_config, **_with(stop, kwargs))
             shown.check_end(answer, routed.decision.model)
             return self._noted(answer, routed)
 
@@ -323,7 +328,7 @@ class ChatUniRouter(BaseChatModel):
 
         async def ask(routed: RoutedCall) -> AIMessage:
             model, traced_config = self._prepared_call(routed, given, shown)
-            answer = await model.ainvoke(self._given(item.input, routed), traced_config, **_with(stop, kwargs))
+            answer = await model.ainvoke(self._given(item, routed), traced_config, **_with(stop, kwargs))
             shown.check_end(answer, routed.decision.model)
             return self._noted(answer, routed)
 
@@ -344,7 +349,7 @@ class ChatUniRouter(BaseChatModel):
         def chunks(routed: RoutedCall) -> Iterator[AIMessageChunk]:
             model, traced_config = self._prepared_call(routed, given)
             begun = False
-            for chunk in model.stream(self._given(item.input, routed), traced_config, **_with(stop, kwargs)):
+            for chunk in model.stream(self._given(item, routed), traced_config, **_with(stop, kwargs)):
                 yield cast("AIMessageChunk", chunk if begun else self._noted(chunk, routed))
                 begun = True
 
@@ -364,7 +369,7 @@ class ChatUniRouter(BaseChatModel):
 
         async def chunks(routed: RoutedCall) -> AsyncGenerator[AIMessageChunk, None]:
             model, traced_config = self._prepared_call(routed, given)
-            given_input = self._given(item.input, routed)
+            given_input = self._given(item, routed)
             begun, parts = False, model.astream(given_input, traced_config, **_with(stop, kwargs))
             try:
                 async for chunk in parts:
@@ -388,7 +393,7 @@ class ChatUniRouter(BaseChatModel):
 
         def events(routed: RoutedCall) -> Iterator[Event]:
             model, traced_config = self._prepared_call(routed, given)
-            for event in model.stream_events(self._given(item.input, routed), traced_config, **kwargs):
+            for event in model.stream_events(self._given(item, routed), traced_config, **kwargs):
                 yield noted_event(event, note_of(routed))
 
         def opened_when_read() -> Iterator[Event]:
@@ -409,7 +414,7 @@ class ChatUniRouter(BaseChatModel):
 
         async def events(routed: RoutedCall) -> AsyncGenerator[Event, None]:
             model, traced_config = self._prepared_call(routed, given)
-            async with await model.astream_events(self._given(item.input, routed), traced_config, **kwargs) as stream:
+            async with await model.astream_events(self._given(item, routed), traced_config, **kwargs) as stream:
                 async for event in stream:
                     yield noted_event(event, note_of(routed))
 
@@ -610,9 +615,9 @@ class ChatUniRouter(BaseChatModel):
         """Choose a model for each input. Returns what is left of the keywords, too."""
         if _are_routed(inputs):
             return list(inputs), kwargs
-        serving = self._serving
-        routed = serving.decide(self._requests(serving, inputs, configs, kwargs))
-        return list(map(_RoutedInput, inputs, routed)), _without_own(kwargs)
+        serving, messages = self._serving, [self._convert_input(item).to_messages() for item in inputs]
+        routed = serving.decide(self._requests(serving, messages, configs, kwargs))
+        return list(map(_RoutedInput, inputs, messages, routed)), _without_own(kwargs)
 
     async def _aroute(
         self, inputs: Sequence[Any], configs: Sequence[RunnableConfig], kwargs: dict[str, Any]
@@ -620,28 +625,33 @@ class ChatUniRouter(BaseChatModel):
         """Async version of `_route`."""
         if _are_routed(inputs):
             return list(inputs), kwargs
-        serving = self._serving
-        routed = await serving.adecide(self._requests(serving, inputs, configs, kwargs))
-        return list(map(_RoutedInput, inputs, routed)), _without_own(kwargs)
+        serving, messages = self._serving, [self._convert_input(item).to_messages() for item in inputs]
+        routed = await serving.adecide(self._requests(serving, messages, configs, kwargs))
+        return list(map(_RoutedInput, inputs, messages, routed)), _without_own(kwargs)
 
     def _requests(
-        self, serving: Serving, inputs: Sequence[Any], configs: Sequence[RunnableConfig], kwargs: dict[str, Any]
+        self,
+        serving: Serving,
+        conversations: Sequence[list[BaseMessage]],
+        configs: Sequence[RunnableConfig],
+        kwargs: dict[str, Any],
     ) -> list[CallRequest]:
         asked_for = {each for operation in self.operations for each in operation.asks_for}
         if tools := kwargs.get("tools"):
             asked_for |= {"tool_calling", *server_tools_in(tools)}
         forced, requests = kwargs.get("model"), []
-        for item, config in zip(inputs, configs, strict=True):
-            options = CallOptions.from_prefixed(config.get("configurable") or {})
+        for conversation, config in zip(conversations, configs, strict=True):
+            options = CallOptions.from_prefixed(config.get("configurable") or {}, allowed=self.allow_overrides)
             requests.append(
                 request_of(
-                    self._convert_input(item).to_messages(),
+                    conversation,
                     options._replace(among=(forced,)) if forced else options,
                     asked_for,
                     config,
                     serving=serving,
                     judged_by=self.judged_by,
                     sticky=self.sticky,
+                    allow_overrides=self.allow_overrides,
                 )
             )
         return requests
@@ -692,15 +702,12 @@ class ChatUniRouter(BaseChatModel):
             config = merge_configs(config, RunnableConfig(callbacks=[shown]))
         return self._prepare(routed.decision.model, routed.model), config
 
-    def _given(self, prompt: Any, routed: RoutedCall) -> Any:
-        """What a model is given: the prompt as it takes it, and what there is of the answer if it is to go on."""
-        if isinstance(prompt, str) and not routed.text_before:
-            return prompt  # as its traces show it
-        messages = self._convert_input(prompt).to_messages()
-        given = history_of(messages, routed)
+    def _given(self, item: _RoutedInput, routed: RoutedCall) -> Any:
+        """What a model is given: the input as it takes it, and what there is of the answer if it is to go on."""
+        given = history_of(item.messages, routed)
         if routed.text_before:
             return [*given, AIMessage(routed.text_before), HumanMessage(CONTINUE)]
-        return prompt if given is messages else given
+        return item.input if given is item.messages else given
 
     @property
     def _fills_form(self) -> bool:

@@ -13,7 +13,7 @@ from unirouter_integrations._router import UniRouter
 from unirouter_integrations.core import RoutingDecision
 from unirouter_integrations.core._decision import best
 from unirouter_integrations.errors import InvalidInputError, MissingDependencyError
-from unirouter_integrations.langchain._messages import last_human_text
+from unirouter_integrations.langchain._messages import judged_text
 
 try:
     from langchain_core.decisions import (  # type: ignore[import-not-found,unused-ignore]
@@ -111,6 +111,6 @@ def _text(state: object) -> str:
     if isinstance(messages, str):
         return messages
     if isinstance(messages, Sequence) and all(isinstance(message, BaseMessage) for message in messages):
-        return last_human_text(messages)
+        return judged_text(messages, "recent_human")
     msg = f"The state should be a text, a message or a list of messages, but is {type(state).__name__}."
     raise InvalidInputError(msg)

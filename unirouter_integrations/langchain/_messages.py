@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage
 
 from unirouter_integrations.grading import Usage
 from unirouter_integrations.grading._models import usage_of
@@ -42,7 +42,9 @@ def _turn(message: BaseMessage) -> Turn:
 
 def is_human(message: BaseMessage) -> bool:
     """Whether a message is from the user."""
-    return isinstance(message, HumanMessage) or getattr(message, "role", None) in {"user", "human"}
+    return isinstance(message, HumanMessage) or (
+        isinstance(message, ChatMessage) and message.role in {"user", "human"}  # the only other class with a role
+    )
 
 
 def in_tool_loop(messages: Sequence[BaseMessage]) -> bool:

@@ -28,6 +28,7 @@ from unirouter_integrations.langchain._requests import Sticky, history_of, note_
 from unirouter_integrations.langchain._shown import Shown, Watched
 from unirouter_integrations.langchain._tools import ABOUT_TOOLS, tool_arguments
 from unirouter_integrations.serving._options import PREFIX, CallOptions
+from unirouter_integrations.serving._question import WaysToJudge
 from unirouter_integrations.serving._serving import Fallback, Serving, as_check, health_of
 from unirouter_integrations.serving._steps import CallRequest, Framework, RoutedCall
 
@@ -85,6 +86,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         cost_weight: lambda for this agent; None for the router's.
         judged_by: See `ChatUniRouter`.
         sticky: See `ChatUniRouter`.
+        allow_overrides: See `ChatUniRouter`; of options in the context as well.
         fallback: See `ChatUniRouter`.
         cooldown: See `ChatUniRouter`.
         default: See `ChatUniRouter`.
@@ -117,6 +119,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         cost_weight: float | None = None,
         judged_by: JudgedBy = "recent_human",
         sticky: Sticky = "tools",
+        allow_overrides: bool = True,
         fallback: Fallback = True,
         cooldown: float = 5.0,
         default: str | None = None,
@@ -130,8 +133,11 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
     ) -> None:
         super().__init__()
         one_of(sticky, "sticky", get_args(Sticky))
+        if not callable(judged_by):
+            one_of(judged_by, "judged_by, if it is no function,", get_args(WaysToJudge))
         self._judged_by = judged_by
         self._sticky: Sticky = sticky
+        self._allow_overrides = allow_overrides
         self._serving = Serving(
             router,
             models,
@@ -207,22 +213,24 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         system = [] if request.system_message is None else [request.system_message]
         return request_of(
             [*system, *request.messages],
-            _options(request.runtime.context),
+            _options(request.runtime.context, allowed=self._allow_overrides),
             asked_for,
             ensure_config(),
             serving=self._serving,
             judged_by=self._judged_by,
             sticky=self._sticky,
+            allow_overrides=self._allow_overrides,
         )
 
 
-def _options(context: Any) -> CallOptions:
+def _options(context: Any, *, allowed: bool) -> CallOptions:
     """The options of a run, in its context or in the `configurable` of its config."""
     given: Mapping[str, Any] = context if isinstance(context, Mapping) else {}
     if not given:
         given = {name: getattr(context, name) for name in dir(context) if name.startswith(PREFIX)}
     set_in_context = {key: value for key, value in given.items() if value is not None}
-    return CallOptions.from_prefixed({**(ensure_config().get("configurable") or {}), **set_in_context})
+    given = {**(ensure_config().get("configurable") or {}), **set_in_context}
+    return CallOptions.from_prefixed(given, allowed=allowed)
 
 
 def _routed_request(request: ModelRequest[ContextT], routed: RoutedCall) -> ModelRequest[ContextT]:

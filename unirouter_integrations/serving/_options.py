@@ -55,16 +55,19 @@ class CallOptions(NamedTuple):
         return cls(weight, names, error, cost)
 
     @classmethod
-    def from_prefixed(cls, given: Mapping[str, Any]) -> CallOptions:
+    def from_prefixed(cls, given: Mapping[str, Any], *, allowed: bool = True) -> CallOptions:
         """Read the options among other settings, where their names begin with `unirouter_`.
 
         Raises:
-            InvalidInputError: If there is no option of such a name, or one is out of range.
+            InvalidInputError: If there is no option of such a name, one is out of range, or none is allowed.
         """
         ours = {str(key): value for key, value in given.items() if str(key).startswith(PREFIX)}
         if not ours:
             return _NONE
         check_known(ours, _NAMES, "A call")
+        if not allowed:
+            msg = f"With allow_overrides=False a call has no options of its own, but this one has {', '.join(ours)}."
+            raise InvalidInputError(msg)
         return cls.of(**{key.removeprefix(PREFIX): value for key, value in ours.items()})
 
 

@@ -743,7 +743,9 @@ def _restored(request: CallRequest, terms: _Terms, snapshot: Snapshot) -> Routin
     if request.noted is None or terms.kept is None or terms.kept != request.noted.get("model"):
         return None
     decision = snapshot.among(terms.among).restore(request.noted)
-    return None if decision is None else replace(decision, excluded=terms.excluded)
+    if decision is None:
+        return None
+    return replace(decision, excluded=terms.excluded).identified(request.noted.get("id"))  # learning counts it once
 
 
 def _on(terms: _Terms, decision: RoutingDecision) -> RoutingDecision:
