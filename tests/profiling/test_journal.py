@@ -468,7 +468,7 @@ def test_after_ctrl_c_the_answers_are_stored_and_nothing_is_claimed(router: UniR
     model = Model()
 
     def interrupted(prompt: str) -> Answer:
-        if prompt == TOY_PROMPTS[30]:
+        if TOY_PROMPTS.index(prompt) >= 30:  # again, if Python dropped it: a finalizer that was running ignores it
             signal.raise_signal(signal.SIGINT)
             time.sleep(0.5)
         return model(prompt)
