@@ -39,7 +39,7 @@ def test_every_python_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     pytest.importorskip("langchain")
     monkeypatch.chdir(tmp_path)
     found = blocks("python")
-    assert len(found) == 17
+    assert len(found) == 18
     printed = {}
     namespace: dict[str, object] = {}
     for block in found:

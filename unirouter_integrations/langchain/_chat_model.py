@@ -57,7 +57,7 @@ from unirouter_integrations.langchain._messages import (
 )
 from unirouter_integrations.langchain._models import Model, as_chat_model, changed, traced
 from unirouter_integrations.langchain._prompt_cache import NO_PRICE, prices_of
-from unirouter_integrations.langchain._requests import Sticky, history_of, note_of, request_of, with_note
+from unirouter_integrations.langchain._requests import Candidates, Sticky, history_of, note_of, request_of, with_note
 from unirouter_integrations.langchain._shown import Shown
 from unirouter_integrations.langchain._tools import BoundTools, as_bound, tool_arguments
 from unirouter_integrations.serving._health import Health
@@ -177,6 +177,9 @@ class ChatUniRouter(BaseChatModel):
         allow_overrides: Whether a call may have options in its `configurable`, and the answers in its messages say
             which model gave them. Turn it off where clients write either: then only you choose among the models, and a
             loop of tool calls stays with its model because its question stays the same.
+        candidates: A function from the messages and the config of a call to the names of the models that may take it,
+            or to None for all: for data that only your own models may see, for tenants and regions. Neither the options
+            of a call nor a fallback gets past it.
         fallback: Whether the next model of the same decision takes the call after an error that is not the caller's own
             (a wrong request, which every model would refuse) or an empty answer. `"refusals"`: after a refusal as well.
             Or a function of the error that says so. The decision then names the model that answered, and those that
@@ -224,6 +227,7 @@ class ChatUniRouter(BaseChatModel):
     judged_by: JudgedBy = "recent_human"
     sticky: Sticky = "tools"
     allow_overrides: bool = True
+    candidates: Candidates | None = None
     fallback: Fallback = True
     cooldown: float = 5.0
     default: str | None = None
@@ -652,6 +656,7 @@ class ChatUniRouter(BaseChatModel):
                     judged_by=self.judged_by,
                     sticky=self.sticky,
                     allow_overrides=self.allow_overrides,
+                    candidates=self.candidates,
                 )
             )
         return requests

@@ -24,7 +24,7 @@ from unirouter_integrations.langchain._history import settings_for
 from unirouter_integrations.langchain._messages import JudgedBy, is_empty, is_refusal, message_in, usage_in
 from unirouter_integrations.langchain._models import as_chat_model, traced, without_bindings
 from unirouter_integrations.langchain._prompt_cache import prices_of
-from unirouter_integrations.langchain._requests import Sticky, history_of, note_of, request_of, with_note
+from unirouter_integrations.langchain._requests import Candidates, Sticky, history_of, note_of, request_of, with_note
 from unirouter_integrations.langchain._shown import Shown, Watched
 from unirouter_integrations.langchain._tools import ABOUT_TOOLS, tool_arguments
 from unirouter_integrations.serving._options import PREFIX, CallOptions
@@ -87,6 +87,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         judged_by: See `ChatUniRouter`.
         sticky: See `ChatUniRouter`.
         allow_overrides: See `ChatUniRouter`; of options in the context as well.
+        candidates: See `ChatUniRouter`.
         fallback: See `ChatUniRouter`.
         cooldown: See `ChatUniRouter`.
         default: See `ChatUniRouter`.
@@ -120,6 +121,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         judged_by: JudgedBy = "recent_human",
         sticky: Sticky = "tools",
         allow_overrides: bool = True,
+        candidates: Candidates | None = None,
         fallback: Fallback = True,
         cooldown: float = 5.0,
         default: str | None = None,
@@ -138,6 +140,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
         self._judged_by = judged_by
         self._sticky: Sticky = sticky
         self._allow_overrides = allow_overrides
+        self._candidates = candidates
         self._serving = Serving(
             router,
             models,
@@ -220,6 +223,7 @@ class UniRouterMiddleware(AgentMiddleware[AgentState[Any], ContextT, ResponseT])
             judged_by=self._judged_by,
             sticky=self._sticky,
             allow_overrides=self._allow_overrides,
+            candidates=self._candidates,
         )
 
 

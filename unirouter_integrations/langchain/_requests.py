@@ -1,7 +1,7 @@
 """What the rules of a call have to know of a conversation, and what they note about it: the same for both faces."""
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -21,6 +21,7 @@ from unirouter_integrations.serving._steps import CallRequest, RoutedCall
 M = TypeVar("M", bound=AIMessage)
 
 Sticky = Literal["tools", "thread", "cache"]
+Candidates = Callable[[Sequence[BaseMessage], RunnableConfig], Iterable[str] | None]
 
 
 def request_of(
@@ -33,6 +34,7 @@ def request_of(
     judged_by: JudgedBy,
     sticky: Sticky,
     allow_overrides: bool,
+    candidates: Candidates | None,
 ) -> CallRequest:
     """The request of a call.
 
@@ -45,7 +47,9 @@ def request_of(
         judged_by: See `ChatUniRouter`.
         sticky: See `ChatUniRouter`.
         allow_overrides: See `ChatUniRouter`.
+        candidates: See `ChatUniRouter`.
     """
+    options = options if candidates is None else options.within(candidates(messages, config))
     loop, last = in_tool_loop(messages), last_note(messages) if allow_overrides else None
     surcharges = {}
     if sticky == "cache" and not loop:

@@ -6,7 +6,7 @@ still separate from the retrieved text, and the chosen model's own system prompt
 """
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -73,6 +73,8 @@ from unirouter_integrations.serving._steps import CONTINUE, CallRequest, Framewo
 T = TypeVar("T")
 R = TypeVar("R", ChatResponse, CompletionResponse)
 M = TypeVar("M", bound=BaseModel)
+
+Candidates = Callable[[str | Sequence[ChatMessage]], Iterable[str] | None]
 
 _MAX_REMEMBERED = 1024  # questions whose models are remembered for the next steps of their loops
 _SETTINGS_OF_MODELS = (
@@ -215,6 +217,9 @@ class UniRouterLLM(FunctionCallingLLM):
         context_window: The context window that `metadata` reports, into which LlamaIndex packs prompts before the model
             is known: `"widest"`, and models with a shorter one do not take longer prompts; `"shortest"`, and all models
             can take all prompts; or a number of tokens.
+        candidates: A function from the messages of a chat, or the text of a completion or question, to the names of the
+            models that may take it, or to None for all: for data that only your own models may see, for tenants and
+            regions. Neither the options of a call nor a fallback gets past it.
         escalate: A scorer that checks answers, see `as_scorer`; it can only compare them with the question. An answer
             that scores below 0.5 sends the call on to the next model that is expected to err less; both are paid. For
             instance `judge(model)`, `"confidence"`, `"probability"` (chats only), or a function of (answer, example).
@@ -247,6 +252,7 @@ class UniRouterLLM(FunctionCallingLLM):
     hedge: bool = False
     on_cut: OnCut = "raise"
     context_window: ContextWindow = "widest"
+    candidates: Candidates | None = None
     escalate: Any = Field(default=None, exclude=True, repr=False)
     _router: UniRouter = PrivateAttr()
     _models: MutableMapping[str, LLM] = PrivateAttr()
@@ -525,7 +531,8 @@ class UniRouterLLM(FunctionCallingLLM):
         return [("models", [*self._models]), ("router", self._router), ("cost_weight", self.cost_weight)]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        settings = {**settings_of(self), "context_window": self.context_window, "judged_by": self.judged_by}
+        own = {name: getattr(self, name) for name in ("candidates", "context_window", "judged_by")}
+        settings = {**settings_of(self), **own}
         del settings["escalate"]
         return _without_models, (self._router, settings)
 
@@ -604,6 +611,7 @@ class UniRouterLLM(FunctionCallingLLM):
 
     def _request(self, call: Call, options: CallOptions, *, can_go_on: bool = False) -> CallRequest:
         question = call.question(self.judged_by)
+        options = options if self.candidates is None else options.within(self.candidates(call.asked))
         return CallRequest(
             question=question,
             needs=call.needs,

@@ -1,7 +1,7 @@
 """`UniRouterQueryEngine`: one retrieval for each query, and an answer by the model chosen for it."""
 
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, MutableMapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -85,6 +85,7 @@ class UniRouterQueryEngine(BaseQueryEngine):
         max_attempts: See `UniRouterLLM`.
         max_cost: See `UniRouterLLM`.
         hedge: See `UniRouterLLM`.
+        candidates: See `UniRouterLLM`; it is given the question.
         escalate: See `UniRouterLLM`. Streamed answers are not checked.
         synthesis: What `get_response_synthesizer` takes: `response_mode`, `streaming`, `text_qa_template`, ...
 
@@ -119,6 +120,7 @@ class UniRouterQueryEngine(BaseQueryEngine):
         max_attempts: int | None = None,
         max_cost: float | None = None,
         hedge: bool = False,
+        candidates: Callable[[str], Iterable[str] | None] | None = None,
         escalate: ScorerLike | None = None,
         **synthesis: Any,
     ) -> None:
@@ -137,6 +139,7 @@ class UniRouterQueryEngine(BaseQueryEngine):
         self.max_attempts = max_attempts
         self.max_cost = max_cost
         self.hedge = hedge
+        self.candidates = candidates
         self.escalate = as_check(escalate)
         self._health = health_of(models)
         self._serving.validate()
@@ -288,6 +291,7 @@ class UniRouterQueryEngine(BaseQueryEngine):
 
     def _request(self, query: QueryBundle, nodes: Sequence[NodeWithScore], options: CallOptions) -> CallRequest:
         # Nodes are packed for the chosen model's context, each by itself if need be; so the longest one has to fit.
+        options = options if self.candidates is None else options.within(self.candidates(query.query_str))
         longest = max((len(node.get_content()) for node in nodes if isinstance(node.node, TextNode)), default=0)
         return CallRequest(
             question=query.query_str,

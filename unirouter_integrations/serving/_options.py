@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from unirouter_integrations._checks import check_known, number
-from unirouter_integrations.errors import InvalidInputError
+from unirouter_integrations.errors import InvalidInputError, NoModelError
 
 PREFIX = "unirouter_"
 
@@ -69,6 +69,22 @@ class CallOptions(NamedTuple):
             msg = f"With allow_overrides=False a call has no options of its own, but this one has {', '.join(ours)}."
             raise InvalidInputError(msg)
         return cls.of(**{key.removeprefix(PREFIX): value for key, value in ours.items()})
+
+    def within(self, names: Iterable[str] | None) -> CallOptions:
+        """The options of a call that only these models may take, whatever it asks for; None for any.
+
+        Raises:
+            InvalidInputError: If they are no list of names.
+            NoModelError: If the call asks for others.
+        """
+        if names is None:
+            return self
+        allowed = CallOptions.of(among=names).among or ()
+        among = tuple(name for name in self.among or allowed if name in allowed)
+        if not among:
+            msg = f"The call asks for {', '.join(self.among or ())}, and candidates allows only {', '.join(allowed)}."
+            raise NoModelError(msg)
+        return self._replace(among=among)
 
 
 _NONE = CallOptions()
