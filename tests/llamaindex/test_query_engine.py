@@ -263,3 +263,20 @@ def test_engines_around_it_work(shared: UniRouter, embed_model: ToyEmbedding) ->
     asked = "".join(node.text for node in parts.source_nodes)
     assert "abacus: " in asked
     assert "poet: " in asked
+
+
+def test_its_templates_are_shown_and_can_be_updated(router: UniRouter) -> None:
+    """For all models, those that join later included."""
+    models: dict[str, Any] = dict(fakes())
+    late = models.pop("poet")
+    retriever = toy_index(ToyEmbedding()).as_retriever(similarity_top_k=1)
+    engine = UniRouterQueryEngine(router=router, models=models, retriever=retriever, response_mode="compact")
+    name = "response_synthesizer:text_qa_template"
+    assert {"response_synthesizer:refine_template", name} <= engine.get_prompts().keys()
+    engine.update_prompts({name: PromptTemplate("In verse: {context_str} {query_str}")})
+    assert engine.get_prompts()[name].get_template(llm=None) == "In verse: {context_str} {query_str}"
+    assert str(engine.query("a date")).startswith("oracle: In verse: ")
+    engine.register("poet", late, router.profiles["poet"])
+    assert str(engine.query("a poem")).startswith("poet: In verse: ")
+    with pytest.raises(ValueError, match="Module other not found"):
+        engine.update_prompts({"other:text_qa_template": PromptTemplate("{query_str}")})

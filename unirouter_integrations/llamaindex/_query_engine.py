@@ -1,7 +1,7 @@
 """`UniRouterQueryEngine`: one retrieval for each query, and an answer by the model chosen for it."""
 
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -18,7 +18,8 @@ from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayloa
 from llama_index.core.indices.prompt_helper import ChatPromptHelper, PromptHelper
 from llama_index.core.llms import LLM
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.prompts.mixin import PromptMixinType
+from llama_index.core.prompts import BasePromptTemplate
+from llama_index.core.prompts.mixin import PromptMixin, PromptMixinType
 from llama_index.core.response_synthesizers import BaseSynthesizer, get_response_synthesizer
 from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 from llama_index.core.settings import Settings
@@ -151,6 +152,7 @@ class UniRouterQueryEngine(BaseQueryEngine):
             postprocessor.callback_manager = self.callback_manager
         self._synthesis = synthesis
         self._synthesizers: dict[str, tuple[LLM, BaseSynthesizer]] = {}
+        self._prompts: dict[str, BasePromptTemplate] = {}  # that were updated, for models that join later
         for name, model in self._serving.models_now().items():
             self._synthesizer(name, model)  # now, so that a wrong argument is refused at once
 
@@ -286,8 +288,7 @@ class UniRouterQueryEngine(BaseQueryEngine):
 
     @override
     def _get_prompt_modules(self) -> PromptMixinType:
-        """None: templates are given to the constructor, and hold for models that join later."""
-        return {}
+        return {"response_synthesizer": _PromptsOfAll(self._synthesizers, self._prompts)}
 
     def _request(self, query: QueryBundle, nodes: Sequence[NodeWithScore], options: CallOptions) -> CallRequest:
         # Nodes are packed for the chosen model's context, each by itself if need be; so the longest one has to fit.
@@ -320,6 +321,7 @@ class UniRouterQueryEngine(BaseQueryEngine):
                 "callback_manager": self.callback_manager,
             }
             known = (model, get_response_synthesizer(llm=model, **{**own, **self._synthesis}))
+            known[1].update_prompts(self._prompts)
             self._synthesizers[name] = known
         return known[1]
 
@@ -329,6 +331,29 @@ class UniRouterQueryEngine(BaseQueryEngine):
         result = UniRouterSelectorResult.of(decision, [*routed.models])
         response.metadata = {**(response.metadata or {}), "selector_result": result, "unirouter": decision.as_dict()}
         return response
+
+
+class _PromptsOfAll(PromptMixin):
+    """The templates of all synthesizers of an engine, which are the same."""
+
+    def __init__(
+        self, synthesizers: Mapping[str, tuple[LLM, BaseSynthesizer]], updated: dict[str, BasePromptTemplate]
+    ) -> None:
+        self._synthesizers, self._updated = synthesizers, updated
+
+    @override
+    def _get_prompts(self) -> dict[str, BasePromptTemplate]:
+        return next((synthesizer.get_prompts() for _, synthesizer in self._synthesizers.values()), {})
+
+    @override
+    def _get_prompt_modules(self) -> PromptMixinType:
+        return {}
+
+    @override
+    def _update_prompts(self, prompts_dict: dict[str, BasePromptTemplate]) -> None:
+        self._updated.update(prompts_dict)
+        for _, synthesizer in self._synthesizers.values():
+            synthesizer.update_prompts(prompts_dict)
 
 
 async def _one(text: str) -> AsyncGenerator[str, None]:
