@@ -91,3 +91,18 @@ async def test_a_code_agent_keeps_a_question_with_its_model(router: UniRouter, s
         response = await agent.run(user_msg="a sum", memory=ChatMemoryBuffer.from_defaults(token_limit=3000))
     assert str(response) == "It is done."
     assert [event.model for event in watch.of("UniRouteDecisionEvent")] == ["abacus"] * 3
+
+
+async def test_a_conversation_may_stay_with_its_model(router: UniRouter) -> None:
+    """With `sticky="thread"`, for as long as that can go on; else each question is decided anew."""
+    for sticky, model in (("tools", "abacus"), ("thread", "poet")):
+        llm = UniRouterLLM(router=router, models=fakes(), sticky=sticky)  # type: ignore[arg-type]
+        memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
+        engine = SimpleChatEngine.from_defaults(llm=llm, memory=memory)
+        assert str(engine.chat(LONG["poet"])).startswith("poet")
+        assert str(engine.chat(LONG["abacus"])).startswith(model)
+        assert str(await engine.achat(LONG["poet"])).startswith("poet")
+    llm.unregister("poet")
+    assert str(engine.chat(LONG["abacus"])).startswith("abacus")
+    with pytest.raises(ValidationError, match="sticky"):
+        UniRouterLLM(router=router, models=fakes(), sticky="cache")  # type: ignore[arg-type]

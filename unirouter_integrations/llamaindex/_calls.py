@@ -56,6 +56,15 @@ class Call(NamedTuple):
         return self.asked if isinstance(self.asked, str) else question_of(self.asked, judged_by, _turn)
 
 
+    @property
+    def author(self) -> str | None:
+        """The model that gave the last answer of the conversation; None if that does not name it."""
+        said = () if isinstance(self.asked, str) else self.asked
+        answers = (message for message in reversed(said) if message.role in _ANSWERERS)
+        noted = next((answer.additional_kwargs.get("unirouter") for answer in answers), None)
+        return str(noted["model"]) if isinstance(noted, dict) and "model" in noted else None
+
+
 def call_of_text(prompt: str) -> Call:
     """Describe a completion: it is judged by its prompt."""
     return Call(prompt, Needs(tokens=len(prompt) // CHARACTERS_PER_TOKEN))

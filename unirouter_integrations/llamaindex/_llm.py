@@ -8,7 +8,7 @@ still separate from the retrieved text, and the chosen model's own system prompt
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, MutableMapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar, cast
 
 from llama_index.core.base.llms.types import (
     ChatResponseAsyncGen,
@@ -214,6 +214,9 @@ class UniRouterLLM(FunctionCallingLLM):
             error is raised, with the text so far as its `partial_text`. `"continue"`: the next model is asked to
             continue the text. `"restart"`: it starts again. The parts from then on have `unirouter_cuts` in their
             `additional_kwargs`. No provider guarantees that a continued text fits.
+        sticky: Which calls stay with the model that gave the last answer, if it still takes part and can take the call:
+            those of one loop of tool calls (`"tools"`), or all of a conversation (`"thread"`), whose prompt cache is
+            then kept. The messages say which model gave the answers.
         context_window: The context window that `metadata` reports, into which LlamaIndex packs prompts before the model
             is known: `"widest"`, and models with a shorter one do not take longer prompts; `"shortest"`, and all models
             can take all prompts; or a number of tokens.
@@ -251,6 +254,7 @@ class UniRouterLLM(FunctionCallingLLM):
     max_cost: float | None = None
     hedge: bool = False
     on_cut: OnCut = "raise"
+    sticky: Literal["tools", "thread"] = "tools"
     context_window: ContextWindow = "widest"
     candidates: Candidates | None = None
     escalate: Any = Field(default=None, exclude=True, repr=False)
@@ -531,7 +535,7 @@ class UniRouterLLM(FunctionCallingLLM):
         return [("models", [*self._models]), ("router", self._router), ("cost_weight", self.cost_weight)]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        own = {name: getattr(self, name) for name in ("candidates", "context_window", "judged_by")}
+        own = {name: getattr(self, name) for name in ("candidates", "context_window", "judged_by", "sticky")}
         settings = {**settings_of(self), **own}
         del settings["escalate"]
         return _without_models, (self._router, settings)
@@ -619,11 +623,17 @@ class UniRouterLLM(FunctionCallingLLM):
             among=options.among,
             max_error=options.max_error,
             max_cost=options.max_cost,
-            kept=self._remembered.get(hash(question)) if call.is_in_tool_loop else None,
+            kept=self._kept(call, question),
             is_in_tool_loop=call.is_in_tool_loop,
             may_repeat=self.hedge and may_repeat(self._models),
             can_go_on=can_go_on,
         )
+
+    def _kept(self, call: Call, question: str) -> str | None:
+        """The model that goes on with a conversation; None if it is decided anew."""
+        if call.is_in_tool_loop:  # agents do not hand on all messages of a loop
+            return call.author or self._remembered.get(hash(question))
+        return call.author if self.sticky == "thread" else None
 
     def _begin(self, routed: RoutedCall) -> _Attempt:
         """Report that the model of a decision is about to be called."""
