@@ -631,8 +631,8 @@ class UniRouterLLM(FunctionCallingLLM):
 
     def _kept(self, call: Call, question: str) -> str | None:
         """The model that goes on with a conversation; None if it is decided anew."""
-        if call.is_in_tool_loop:  # agents do not hand on all messages of a loop
-            return call.author or self._remembered.get(hash(question))
+        if call.is_in_tool_loop:  # agents do not hand on all messages of a loop; another process may have begun it
+            return self._remembered.get(hash(question)) or call.author
         return call.author if self.sticky == "thread" else None
 
     def _begin(self, routed: RoutedCall) -> _Attempt:
