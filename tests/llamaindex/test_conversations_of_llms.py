@@ -96,7 +96,7 @@ async def test_a_code_agent_keeps_a_question_with_its_model(router: UniRouter, s
 async def test_a_conversation_may_stay_with_its_model(router: UniRouter) -> None:
     """With `sticky="thread"`, for as long as that can go on; else each question is decided anew."""
     for sticky, model in (("tools", "abacus"), ("thread", "poet")):
-        llm = UniRouterLLM(router=router, models=fakes(), sticky=sticky)  # type: ignore[arg-type]
+        llm = UniRouterLLM(router=router, models=fakes(), sticky=sticky)
         memory = ChatMemoryBuffer.from_defaults(token_limit=3000)
         engine = SimpleChatEngine.from_defaults(llm=llm, memory=memory)
         assert str(engine.chat(LONG["poet"])).startswith("poet")
@@ -105,4 +105,4 @@ async def test_a_conversation_may_stay_with_its_model(router: UniRouter) -> None
     llm.unregister("poet")
     assert str(engine.chat(LONG["abacus"])).startswith("abacus")
     with pytest.raises(ValidationError, match="sticky"):
-        UniRouterLLM(router=router, models=fakes(), sticky="cache")  # type: ignore[arg-type]
+        UniRouterLLM(router=router, models=fakes(), sticky="cache")

@@ -55,7 +55,6 @@ class Call(NamedTuple):
         """The text that it is judged by."""
         return self.asked if isinstance(self.asked, str) else question_of(self.asked, judged_by, _turn)
 
-
     @property
     def author(self) -> str | None:
         """The model that gave the last answer of the conversation; None if that does not name it."""
