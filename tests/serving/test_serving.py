@@ -1157,3 +1157,18 @@ def test_a_decision_that_goes_on_keeps_its_id(given: Any) -> None:
     (routed,) = player.serving.decide([replace(request, noted={**noted, "id": given})])
     assert len(routed.decision.id) == 16
     assert routed.decision.id not in {noted["id"], given}
+
+
+def test_an_empty_refusal_is_checked_like_any_answer() -> None:
+    """It moves on by itself only if that is asked for; the check of answers may still send it on."""
+    player = Player(Plan(checks=True))
+    framework = player.serving.framework._replace(
+        is_refusal=lambda answer: answer == "", is_empty=lambda answer: answer == ""
+    )
+    serving = replace(player.serving, framework=framework, escalate=as_check(lambda answer, _: answer.text != ""))
+    (routed,) = serving.decide([CallRequest("a date", cost_weight=2.0)])
+    assert routed.decision.better
+    first = routed.decision.model
+    routed, answer = serving.call(routed, lambda routed: "" if routed.decision.model == first else "fine")
+    assert answer == "fine"
+    assert [(each.model, each.kind) for each in routed.decision.excluded] == [(first, "rejected")]

@@ -31,6 +31,9 @@ Failure = Literal["request", "refused", "unparsed", "too_long", "gone", "transie
 - other: Anything else that was raised in a model's call. It counts against the model.
 """
 
+FAULTS_OF_MODEL: frozenset[Failure] = frozenset({"gone", "transient", "garbled", "other"})
+"""The kinds that count against the health of the model."""
+
 # The first rule that fits decides. It reads the names of the error's class and bases ("raised"), those of its causes as
 # well ("class"), error codes and types of it and of its body ("code"), its HTTP status ("status"), each as a whole, or
 # any part of the provider's message ("text"). Codes and texts are read without regard to case.
@@ -169,7 +172,7 @@ def is_transient(error: BaseException) -> bool:
 
 def is_fault_of_model(error: BaseException) -> bool:
     """Whether an error counts against the health of the model."""
-    return classify(error) in {"gone", "transient", "garbled", "other"}
+    return classify(error) in FAULTS_OF_MODEL
 
 
 def retry_after(error: BaseException) -> float | None:

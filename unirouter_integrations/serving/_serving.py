@@ -34,7 +34,7 @@ from unirouter_integrations.core import Exclusion, LLMProfile, RoutingDecision, 
 from unirouter_integrations.errors import InvalidInputError, NoModelError, StreamCutError, UnknownModelError
 from unirouter_integrations.grading import Price, Scorer, ScorerLike, Usage, as_scorer
 from unirouter_integrations.serving._capabilities import incapabilities
-from unirouter_integrations.serving._failures import classify, is_fault_of_model, retry_after
+from unirouter_integrations.serving._failures import FAULTS_OF_MODEL, classify, retry_after
 from unirouter_integrations.serving._health import Health, TrackedCall
 from unirouter_integrations.serving._record import RecordedCall, current_records
 from unirouter_integrations.serving._registry import (
@@ -378,10 +378,11 @@ class Serving:
     def _decide(self, requests: Sequence[CallRequest]) -> Rule[list[RoutedCall]]:
         records = current_records()
         models, snapshot = self.models_now(), self.router.snapshot()  # one version of both, however long it takes
-        unknown = {name: model for name, model in models.items() if self.health.capabilities(name, model) is None}
+        stated: dict[str, Any] = {name: self.health.capabilities(name, model) for name, model in models.items()}
+        unknown = [name for name, known in stated.items() if known is None]
         if unknown:
-            yield Read(lambda: self._read_capabilities(unknown))
-        terms = [self._terms(request, models, snapshot) for request in requests]
+            stated |= yield Read(lambda: {name: self._read_capabilities(name, models[name]) for name in unknown})
+        terms = [self._terms(request, models, stated, snapshot) for request in requests]
         restored = {row: _restored(request, terms[row], snapshot) for row, request in enumerate(requests)}
         decisions = {row: decision for row, decision in restored.items() if decision is not None}
         open_rows = [row for row in range(len(requests)) if row not in decisions]
@@ -418,14 +419,17 @@ class Serving:
             for row, request in enumerate(requests)
         ]
 
-    def _terms(self, request: CallRequest, models: Mapping[str, Any], snapshot: Snapshot) -> _Terms:
+    def _terms(
+        self, request: CallRequest, models: Mapping[str, Any], stated: Mapping[str, Any], snapshot: Snapshot
+    ) -> _Terms:
         """Which models may take a call, and on what terms.
 
         Raises:
             NoModelError: If no model may and can take it.
         """
         names = _allowed(request, models, snapshot)
-        reasons = incapabilities({name: self._capabilities(name, models[name]) for name in names}, request.needs)
+        able = {name: {**stated[name], **declared_capabilities(name, self.models)} for name in names}
+        reasons = incapabilities(able, request.needs)
         excluded = [Exclusion(name, "incapable", reason) for name, reason in reasons.items()]
         names = [name for name in names if name not in reasons]
         limit = self._max_cost(request)
@@ -589,7 +593,7 @@ class Serving:
         if failure == "gone":
             if self.health.failed(tracked, cooldown=self.cooldown, retry_after=_GONE_COOLDOWN_SECONDS):
                 _log.warning("%s is not available (%s); it is tried last for a while.", name, type(error).__name__)
-        elif is_fault_of_model(error):
+        elif failure in FAULTS_OF_MODEL:
             self.health.failed(tracked, cooldown=self.cooldown, retry_after=retry_after(error))
         else:
             self.health.abandoned(tracked)
@@ -616,11 +620,14 @@ class Serving:
             self._record(routed, tracked, self.framework.usage_of(answer))
         if self.fallback and not routed.seen():
             is_empty = isinstance(answer, OpenStream) or self.framework.is_empty(answer)
-            if (is_empty or self.fallback == "refusals") and self._is_refusal(answer):
-                refused = Exclusion(name, "refused", "it refused")
-                return _rerouted(routed, refused) if self.fallback == "refusals" else None
-            if is_empty:
-                return _rerouted(routed, Exclusion(name, "failed", "its answer was empty"))
+            refused = (is_empty or self.fallback == "refusals") and self._is_refusal(answer)
+            following: RoutedCall | None = None
+            if refused and self.fallback == "refusals":
+                following = _rerouted(routed, Exclusion(name, "refused", "it refused"))
+            elif is_empty and not refused:
+                following = _rerouted(routed, Exclusion(name, "failed", "its answer was empty"))
+            if following is not None:
+                return following
         if self.escalate is None or not routed.decision.better:
             return None
         graded = self.framework.text_answer(answer)
@@ -636,19 +643,18 @@ class Serving:
     def _is_refusal(self, answer: object) -> bool:
         return answer.is_refused if isinstance(answer, OpenStream) else self.framework.is_refusal(answer)
 
-    def _read_capabilities(self, models: Mapping[str, Any]) -> None:
-        """Note what models say of themselves. One that cannot say it is asked last, as if it had failed."""
-        for name, model in models.items():
-            try:
-                stated, seconds = self.framework.capabilities_of(model), _CAPABILITIES_SECONDS
-            except Exception as error:  # noqa: BLE001  # it must not take every call with it
-                _log.warning("What %s is capable of cannot be read (%s).", name, type(error).__name__)
-                stated, seconds = {}, self.cooldown
-                self.health.failed(self.health.start(name), cooldown=self.cooldown, retry_after=self.cooldown)
-            self.health.note_capabilities(name, model, stated, seconds)
-
-    def _capabilities(self, name: str, model: Any) -> Mapping[str, Any]:
-        return {**(self.health.capabilities(name, model) or {}), **declared_capabilities(name, self.models)}
+    def _read_capabilities(self, name: str, model: Any) -> Mapping[str, Any]:
+        """Note what a model says of itself. If it cannot say it, it is asked last, as if it had failed."""
+        stated: Mapping[str, Any] = {}
+        seconds = _CAPABILITIES_SECONDS
+        try:
+            stated = self.framework.capabilities_of(model)
+        except Exception as error:  # noqa: BLE001  # it must not take every call with it
+            _log.warning("What %s is capable of cannot be read (%s).", name, type(error).__name__)
+            seconds = self.cooldown
+            self.health.failed(self.health.start(name), cooldown=self.cooldown, retry_after=self.cooldown)
+        self.health.note_capabilities(name, model, stated, seconds)
+        return stated
 
 
 SETTINGS = tuple(each.name for each in fields(Serving) if each.default is not MISSING)

@@ -161,17 +161,17 @@ class Embed(NamedTuple):
 class Read(NamedTuple):
     """A step: ask models what they are capable of, for which some have to ask a server."""
 
-    read: Callable[[], None]
+    read: Callable[[], Mapping[str, Any]]
 
-    def perform(self, _: object) -> None:
+    def perform(self, _: object) -> Mapping[str, Any]:
         """Ask them now."""
-        self.read()
+        return self.read()
 
-    async def aperform(self, _: object) -> None:
+    async def aperform(self, _: object) -> Mapping[str, Any]:
         """Async version of `perform`."""
         import asyncio
 
-        await asyncio.to_thread(self.read)
+        return await asyncio.to_thread(self.read)
 
 
 class Ask(NamedTuple):
